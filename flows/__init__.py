@@ -1,0 +1,1 @@
+"""The occasions: the order of things and the forms that start them."""

@@ -1,0 +1,1 @@
+"""Recommenders, losses and verdicts. Knows no platform; importing it changes nothing and imports nothing heavy."""

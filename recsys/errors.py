@@ -1,0 +1,69 @@
+"""The exception tree. Every error is a sentence or two for the user: what is wrong, where, how to mend it.
+
+    RecsysError
+    ├── InputError            the user can mend it: exit code 2
+    │   ├── DataError         events, items or a file of users
+    │   │   └── LeakageError  something from after the cut would have been learnt
+    │   ├── ConfigError       a knob, a section, a command line
+    │   ├── HomeError         the home, the store's place, the disk
+    │   └── LanguageModelError  a directory or hub id without a usable language model
+    ├── TrainingError         a loss that is not a number, no trial that finished
+    ├── StoreError            an object of the store is damaged and cannot be made again here
+    ├── ArtifactError         a published model is not what its manifest says; refused before parsing
+    └── RegistryError         the registry or its ledger contradicts itself
+"""
+
+
+class RecsysError(Exception):
+    """Something is wrong. `str()` of it is the whole message for the user."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        """`what` is a clause without a full stop; `where` names file, column, row or knob; `mend` is a sentence."""
+        self.what, self.where, self.mend = what, where, mend
+        place = f" ({where})" if where else ""
+        advice = f" {mend}" if mend else ""
+        super().__init__(f"{what}{place}.{advice}")
+
+
+class InputError(RecsysError):
+    """The user's input or configuration."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """Events, items or a file of users."""
+
+
+class LeakageError(DataError):
+    """Something from after the cut would have been learnt."""
+
+
+class ConfigError(InputError):
+    """A knob, a section or a command line."""
+
+
+class HomeError(InputError):
+    """The home, the store's place or the disk."""
+
+
+class LanguageModelError(InputError):
+    """A directory or hub id without a usable language model."""
+
+
+class TrainingError(RecsysError):
+    """Training cannot go on."""
+
+
+class StoreError(RecsysError):
+    """An object of the store is damaged and cannot be made again here."""
+
+
+class ArtifactError(RecsysError):
+    """A published model is not what its manifest says."""
+
+
+class RegistryError(RecsysError):
+    """The registry or its ledger contradicts itself."""
