@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A group of knobs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EventsConfig(Section):

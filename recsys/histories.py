@@ -55,9 +55,15 @@ class Histories:
         return np.bincount(seen, minlength=items + 1)[1 : items + 1]
 
     def baskets_shuffled(self, rng: np.random.Generator) -> Self:
-        """The same histories with the order of events that share a user and a time drawn anew (a basket has no order)."""
-        users = np.repeat(np.arange(self.users), np.diff(self.offsets))
-        order = np.lexsort((rng.random(len(self.items)), self.times, users))
+        """The same histories with the order of events that share a user and a time drawn anew (a basket has no order).
+
+        No event crosses a cut: what was held out stays held out, also where the cut runs through a basket.
+        """
+        lengths = np.diff(self.offsets)
+        users = np.repeat(np.arange(self.users), lengths)
+        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
+        cuts = [position >= np.repeat(end, lengths) for end in (self.train_end, self.valid_end)]
+        order = np.lexsort((rng.random(len(self.items)), self.times, cuts[0], cuts[1], users))
         return replace(self, items=self.items[order], weights=self.weights[order])
 
 

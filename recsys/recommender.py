@@ -14,6 +14,7 @@ class Recommender(ABC):
 
     name: str
     items: int
+    probabilistic: bool = True  # whether softmax(scores) is the model's distribution over the catalog
 
     @abstractmethod
     def scores(self, histories: Sequence[History]) -> np.ndarray:

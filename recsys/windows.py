@@ -87,7 +87,7 @@ class Windows:
             if i > first and longest * (i - first + 1) > tokens:
                 cuts.append(i)
                 first, longest = i, int(size)
-        parts = np.split(order, cuts)
+        parts = np.split(order, cuts) if len(order) else []
         for part in rng.permutation(len(parts)) if rng is not None else range(len(parts)):
             yield parts[part]
 
@@ -96,4 +96,5 @@ def _mix(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed

@@ -1,0 +1,38 @@
+"""`recsys`: one command line for the factory. Knows the commands and what an error looks like; nothing else."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from flows.cli import fetch, nightly, report, score, status, ui, validate
+from recsys.errors import RecsysError
+
+app = typer.Typer(
+    name="recsys",
+    help="The nightly factory: from a shop's events to a small, proven recommender.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("nightly")(nightly.command)
+app.command("validate")(validate.command)
+app.command("score")(score.command)
+app.command("status")(status.command)
+app.command("report")(report.command)
+app.command("ui")(ui.command)
+app.command("fetch")(fetch.command)
+
+
+def main() -> None:
+    """Run a command. A RecsysError ends as one or two sentences and its exit code, never as a traceback."""
+    try:
+        app()
+    except RecsysError as error:
+        Console(stderr=True, highlight=False).print(f"recsys: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Makes a student smaller: prunes, quantizes and exports every point of a grid, and chooses one of them.
+
+Every point is judged as it would be served, by the runtime on its exported files, on the validation users. A
+pruned student is trained a little more to recover; so is an unpruned one, the control, because those epochs
+alone can gain more than pruning loses and would pass for a free cut.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from recsys.config import CompressConfig
+from recsys.export import Publication, export
+from recsys.graph import Bits
+from recsys.histories import Cases, Histories
+from recsys.metrics import Hits, ndcg
+from recsys.prune import importance, pruned
+from recsys.recommender import Recommender
+from recsys.runtime import Runtime
+from recsys.sequence_model import Scorer, ranking_validator
+from recsys.statistics import CONFIDENCE, Interval, paired_ratio
+from recsys.student import Student
+from recsys.training import Objective, Schedule, device, fit
+
+RECOVERY_RATE = 0.25
+"""Of the peak learning rate of the student's own training."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a pruned student is trained on again, and what every point is judged on."""
+
+    histories: Histories
+    objective: Objective  # the loss the student was distilled with
+    learning_rate: float  # the peak of the student's own training
+    validation: Cases
+    seed: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to compress, and what came of it on the validation users."""
+
+    keep_ffn: float  # share of the feed-forward units kept
+    table_bits: Bits
+    recovered: bool  # trained a little more, after pruning or, at keep_ffn 1, as the control
+    bytes: int  # of model.onnx
+    ndcg: float  # mean NDCG@10 by the runtime
+    change: Interval  # of it relative to the float student
+    chosen: bool
+    reason: str  # why it was chosen, or why not
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Every point in the order tried, the chosen one, and its student, pruned and recovered, in float."""
+
+    points: tuple[Point, ...]
+    chosen: Point
+    student: Student
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A student before quantization."""
+
+    keep_ffn: float
+    recovered: bool
+    student: Student
+
+
+def _ignore(point: Point) -> None:
+    """Do nothing with a point."""
+
+
+def compress(
+    student: Student,
+    publication: Publication,
+    recovery: Recovery,
+    config: CompressConfig,
+    out: Path,
+    on_point: Callable[[Point], None] = _ignore,
+) -> Compression:
+    """Try the grid and write the artifact of the chosen point into the folder `out`.
+
+    Chosen is the smallest point whose loss of NDCG@10 against the float student is, with 95 % confidence,
+    below `config.max_loss`; of equally small ones the better. Where there is none it is the student as it is,
+    its item table in float. `on_point` hears of each point as it is judged, before anything is chosen.
+    """
+    judge = _Judge(student, publication, recovery.validation)
+    tried: list[tuple[_Candidate, Point]] = []
+
+    def try_out(candidate: _Candidate, bits: Bits) -> None:
+        tried.append((candidate, judge.point(candidate, bits)))
+        on_point(tried[-1][1])
+
+    for candidate in _candidates(student, recovery, config):
+        for bits in config.table_bits:
+            try_out(candidate, bits)
+    if choice([point for _, point in tried], config.max_loss) is None:
+        try_out(_Candidate(1.0, False, student), 32)
+    points = explained([point for _, point in tried], config.max_loss)
+    smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
+    export(smallest.student, publication, chosen.table_bits, out)
+    return Compression(points, chosen, smallest.student)
+
+
+def choice(points: Sequence[Point], max_loss: float) -> int | None:
+    """The place of the smallest point surely within `max_loss`, of equally small ones the better.
+
+    Where there is none, that of the student as it is, in float; None when that is not among the points either.
+    """
+    within = [place for place, point in enumerate(points) if _is_within(point, max_loss)]
+    if within:
+        return min(within, key=lambda place: (points[place].bytes, -points[place].ndcg, place))
+    return next((place for place, point in enumerate(points) if _is_untouched(point)), None)
+
+
+def explained(points: Sequence[Point], max_loss: float) -> tuple[Point, ...]:
+    """The points with one of them chosen, and the reason of each."""
+    best = choice(points, max_loss)
+    allowed = f"{max_loss:.1%}"
+    reasons = []
+    for place, point in enumerate(points):
+        if place == best and _is_within(point, max_loss):
+            reasons.append(f"the smallest that loses less than {allowed} with {CONFIDENCE:.0%} confidence")
+        elif place == best:
+            reasons.append(f"the student as it is: nothing smaller surely loses less than {allowed}")
+        elif _is_within(point, max_loss):
+            reasons.append(
+                f"surely loses less than {allowed}, but is larger or no better than the one chosen"
+            )
+        else:
+            reasons.append(f"may lose {-point.change.low:.1%}, {allowed} is allowed")
+    return tuple(
+        replace(point, chosen=place == best, reason=reason)
+        for place, (point, reason) in enumerate(zip(points, reasons, strict=True))
+    )
+
+
+def _is_within(point: Point, max_loss: float) -> bool:
+    return point.change.low > -max_loss
+
+
+def _is_untouched(point: Point) -> bool:
+    return point.keep_ffn == 1 and not point.recovered and point.table_bits == 32
+
+
+def _candidates(student: Student, recovery: Recovery, config: CompressConfig) -> Iterator[_Candidate]:
+    """The students of the grid: as it is, then the control, then pruned to each share."""
+    shares = sorted({share for share in config.keep_ffn if share < 1}, reverse=True)
+    recovers = config.recovery_epochs > 0
+    if 1 in config.keep_ffn:
+        yield _Candidate(1.0, False, student)
+    if not shares:
+        return
+    if recovers:
+        yield _Candidate(1.0, True, _recovered(deepcopy(student), recovery, config.recovery_epochs))
+    scores = importance(student, recovery.histories, recovery.objective, recovery.seed)
+    for share in shares:
+        smaller = pruned(student, scores, share)
+        if recovers:
+            smaller = _recovered(smaller, recovery, config.recovery_epochs)
+        yield _Candidate(share, recovers, smaller)
+
+
+def _recovered(student: Student, recovery: Recovery, epochs: int) -> Student:
+    """The student, trained on in place."""
+    student.to(device())
+    schedule = Schedule(epochs, RECOVERY_RATE * recovery.learning_rate, recovery.seed)
+    validate = ranking_validator(student, recovery.validation)
+    fit(student, recovery.histories, student.length, schedule, recovery.objective, validate)
+    return student.cpu()
+
+
+class _Judge:
+    """Exports a candidate and compares what it recommends with the float student, user by user."""
+
+    def __init__(self, student: Student, publication: Publication, cases: Cases) -> None:
+        self.publication, self.cases = publication, cases
+        self.student_ndcg = _ndcg(Scorer(student, student.length, "student"), cases)
+
+    def point(self, candidate: _Candidate, bits: Bits) -> Point:
+        """The candidate with its item table in `bits` bits, not yet chosen or refused."""
+        with TemporaryDirectory() as folder:
+            manifest = export(candidate.student, self.publication, bits, Path(folder))
+            reached = _ndcg(Runtime.open(Path(folder)), self.cases)
+        change = paired_ratio(reached, self.student_ndcg)
+        size, mean = manifest.model_bytes, float(reached.mean())
+        return Point(candidate.keep_ffn, bits, candidate.recovered, size, mean, change, False, "")
+
+
+def _ndcg(model: Recommender, cases: Cases) -> np.ndarray:
+    """(C,) NDCG@10 of each case."""
+    codes, _ = model.top(cases.histories, 10, cases.exclusions())
+    hits = Hits.of(codes, cases.targets)
+    return ndcg(hits.at_rank, hits.targets, 10)

@@ -1,0 +1,242 @@
+"""What a model does for the users of a window: metrics and lists by user, their breadth and popularity."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.dataset import Dataset
+from recsys.histories import Cases
+from recsys.metrics import CUTOFFS, Hits, cross_entropy, every_metric
+from recsys.recommender import History, Recommender
+
+LIST_LENGTH = max(CUTOFFS)
+_HEAD_EVENTS = 0.8  # the head is the fewest items that make this share of the training events
+_BATCH_USERS = 256
+_BATCH_SCORES = 32_000_000  # scores held at once
+
+OnProgress = Callable[[int, int], None]
+"""Called with the users done and the users in all."""
+
+
+def ignore(done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model on C users of one dataset. Reports of one night have the users in the same order."""
+
+    model: str
+    users: np.ndarray  # (C,) S32 tokens
+    metrics: Mapping[
+        str, np.ndarray
+    ]  # (C,) float64 by name, as "ndcg_at_10"; NaN where the model gave no number
+    cross_entropy: np.ndarray | None  # (C,) nats a target the model knows, NaN where it knows none
+    coverage_at_10: float  # share of the catalog that is in somebody's first ten
+    popularity_at_10: float  # mean popularity percentile of what is in the first tens, 1 = the most popular
+    top: np.ndarray  # (C, 20) int32 codes, 0 where a list ran out
+    bytes: int  # of the model's files
+    history_lengths: np.ndarray  # (C,) int64
+    tail_share: np.ndarray  # (C,) share of a user's targets outside the head
+    as_of: int  # seconds UTC
+    catalog_items: int
+
+    def mean(self, metric: str) -> float:
+        """The mean of a metric over the users."""
+        return float(self.metrics[metric].mean())
+
+    @property
+    def mean_cross_entropy(self) -> float | None:
+        """Nats, over the users with a target the model knows; None where there is no such number."""
+        if self.cross_entropy is None or not np.isfinite(self.cross_entropy).any():
+            return None
+        return float(np.nanmean(self.cross_entropy))
+
+    def save(self, folder: Path) -> None:
+        """Writes report.json and users.parquet into `folder`; the same report gives the same bytes."""
+        columns: dict[str, pa.Array] = {
+            "token": pa.array([token.decode() for token in self.users], pa.string()),
+            "history_length": pa.array(self.history_lengths, pa.int64()),
+            "tail_share": pa.array(self.tail_share, pa.float64()),
+            "top": pa.FixedSizeListArray.from_arrays(
+                pa.array(self.top.ravel(), pa.int32()), self.top.shape[1]
+            ),
+        }
+        if self.cross_entropy is not None:
+            columns["cross_entropy"] = pa.array(self.cross_entropy, pa.float64())
+        columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(self.metrics.items())}
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.table(columns), folder / "users.parquet", compression="zstd", write_page_checksum=True
+        )
+        means = {name: self.mean(name) for name in self.metrics}
+        summary = {
+            "model": self.model,
+            "users": len(self.users),
+            "metrics": {name: mean if np.isfinite(mean) else None for name, mean in means.items()},
+            "cross_entropy": self.mean_cross_entropy,
+            "coverage_at_10": self.coverage_at_10,
+            "popularity_at_10": self.popularity_at_10,
+            "bytes": self.bytes,
+            "as_of": self.as_of,
+            "catalog_items": self.catalog_items,
+        }
+        text = json.dumps(summary, sort_keys=True, indent=1, allow_nan=False)
+        (folder / "report.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The inverse of `save`."""
+        summary = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        table = pq.read_table(folder / "users.parquet", page_checksum_verification=True)
+        column = {name: table[name].combine_chunks() for name in table.column_names}
+        width = column["top"].type.list_size
+        entropy = column.get("cross_entropy")
+        return cls(
+            model=summary["model"],
+            users=np.array(column["token"].to_pylist(), "S32"),
+            metrics={name: column[name].to_numpy() for name in summary["metrics"]},
+            cross_entropy=None if entropy is None else entropy.to_numpy(),
+            coverage_at_10=summary["coverage_at_10"],
+            popularity_at_10=summary["popularity_at_10"],
+            top=column["top"].flatten().to_numpy().reshape(-1, width),
+            bytes=summary["bytes"],
+            history_lengths=column["history_length"].to_numpy(),
+            tail_share=column["tail_share"].to_numpy(),
+            as_of=summary["as_of"],
+            catalog_items=summary["catalog_items"],
+        )
+
+
+class OnCatalog(Recommender):
+    """A model of the first M items of a catalog of N: it never hears of the others, and scores them -inf."""
+
+    def __init__(self, model: Recommender, items: int) -> None:
+        self.name, self.items, self.probabilistic = model.name, items, model.probabilistic
+        self._model = model
+
+    def scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) float32."""
+        scores = np.full((len(histories), self.items), -np.inf, np.float32)
+        scores[:, : self._model.items] = self._model.scores(self._known(histories))
+        return scores
+
+    def top(
+        self, histories: Sequence[History], k: int, exclude: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own lists, as it serves them; fewer than k columns where it knows fewer items."""
+        return self._model.top(self._known(histories), k, None if exclude is None else self._known(exclude))
+
+    def _known(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [row[row <= self._model.items] for row in codes]
+
+
+def evaluate(
+    model: Recommender, cases: Cases, dataset: Dataset, bytes: int, on_progress: OnProgress = ignore
+) -> ModelReport:
+    """Ranks the whole catalog for every user of `cases`, through the model's own `top`, and measures.
+
+    `bytes` is the size of the model's files. A user for whom a score is not a number gets NaN as every
+    metric, which the gate refuses.
+    """
+    catalog_items = dataset.catalog.items
+    counts = dataset.training_counts()
+    ranked = _rank(OnCatalog(model, catalog_items), cases, on_progress)
+    metrics = every_metric(Hits.of(ranked.top, cases.targets))
+    first_ten = ranked.top[:, :10]
+    shown = first_ten[first_ten > 0]
+    head = head_items(counts)
+    return ModelReport(
+        model=model.name,
+        users=dataset.histories.tokens[cases.users],
+        metrics={name: np.where(ranked.broken, np.nan, values) for name, values in metrics.items()},
+        cross_entropy=ranked.cross_entropy,
+        coverage_at_10=len(np.unique(shown)) / catalog_items,
+        popularity_at_10=float(popularity_percentile(counts)[shown - 1].mean()) if len(shown) else 0.0,
+        top=ranked.top,
+        bytes=bytes,
+        history_lengths=np.array([len(history) for history in cases.histories], np.int64),
+        tail_share=np.array([1 - head[targets - 1].mean() for targets in cases.targets]),
+        as_of=dataset.build.as_of,
+        catalog_items=catalog_items,
+    )
+
+
+def popularity_percentile(counts: np.ndarray) -> np.ndarray:
+    """(N,) share of items with fewer training events than each item, half of its equals added (mid-rank)."""
+    ordered = np.sort(counts)
+    fewer, up_to = np.searchsorted(ordered, counts, "left"), np.searchsorted(ordered, counts, "right")
+    return (fewer + up_to) / (2 * len(counts))
+
+
+def head_items(counts: np.ndarray) -> np.ndarray:
+    """(N,) bool: the most popular items, taken until they make 80 % of the training events."""
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    head = np.zeros(len(counts), bool)
+    head[order] = before < _HEAD_EVENTS * counts.sum()
+    return head
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one request for one user."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+def latency(model: Recommender, cases: Cases, requests: int = 200) -> Latency:
+    """Times `model.top` for one user at a time, after a warm-up. A measurement: never part of an identity."""
+    asked = cases.sample(requests)
+    exclusions = asked.exclusions()
+    milliseconds = []
+    for request in range(-min(10, requests), requests):
+        user = request % len(asked)
+        start = time.perf_counter_ns()
+        model.top([asked.histories[user]], LIST_LENGTH, [exclusions[user]])
+        if request >= 0:
+            milliseconds.append((time.perf_counter_ns() - start) / 1e6)
+    p50, p99 = np.quantile(milliseconds, [0.5, 0.99])
+    return Latency(float(p50), float(p99))
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    top: np.ndarray  # (C, 20) int32
+    cross_entropy: np.ndarray | None  # (C,)
+    broken: np.ndarray  # (C,) bool, a score was not a number
+
+
+def _rank(model: Recommender, cases: Cases, on_progress: OnProgress) -> _Ranked:
+    """All users of `cases`, a batch at a time."""
+    ranked = _Ranked(
+        top=np.zeros((len(cases), LIST_LENGTH), np.int32),
+        cross_entropy=np.full(len(cases), np.nan) if model.probabilistic else None,
+        broken=np.zeros(len(cases), bool),
+    )
+    exclusions = cases.exclusions()
+    batch = max(1, min(_BATCH_USERS, _BATCH_SCORES // model.items))
+    for start in range(0, len(cases), batch):
+        users = np.arange(start, min(start + batch, len(cases)))
+        if ranked.cross_entropy is not None:
+            scores = model.scores([cases.histories[user] for user in users])
+            for row, user in enumerate(users):
+                scores[row, exclusions[user] - 1] = -np.inf
+            broken = np.isnan(scores).any(axis=1) | np.isposinf(scores).any(axis=1)
+            ranked.broken[users] = broken
+            users, scores = users[~broken], scores[~broken]
+            ranked.cross_entropy[users] = cross_entropy(scores, [cases.targets[user] for user in users])
+        codes, _ = model.top(
+            [cases.histories[user] for user in users], LIST_LENGTH, [exclusions[user] for user in users]
+        )
+        ranked.top[users, : codes.shape[1]] = codes
+        on_progress(min(start + batch, len(cases)), len(cases))
+    return ranked

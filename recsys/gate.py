@@ -1,0 +1,313 @@
+"""Decides whether a model may replace the champion. Pure: reports in, verdict out.
+
+Two kinds of criteria. A proof must be shown: it passes when its bound clears the margin, fails when the other
+bound does not reach it, and is unproven between. A guard must not be broken: it fails when the point estimate
+does not clear the margin. Bounds are one-sided, 95 %, by the paired bootstrap over users.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.config import GateConfig, LimitsConfig
+from recsys.evaluate import ModelReport
+from recsys.slices import MIN_USERS, SLICES, SliceTest, compare, slices_of
+from recsys.statistics import Interval, paired_difference, paired_ratio
+from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide, no_change
+
+__all__ = ["METRIC", "Criterion", "Evidence", "Verdict", "judge", "judge_teacher", "no_change"]
+
+METRIC = "ndcg_at_10"
+"""The metric every comparison of quality is made in."""
+_MB = 1e6
+
+_STUDENT_ADVICE: Mapping[str, str] = {
+    "finite": "A model gave something that is not a number; look at its curves and train it anew.",
+    "comparable": "Evaluate all models again on tonight's dataset.",
+    "teacher_kept": "Let the student follow its teacher longer: search.trials, search.epochs, search.widths.",
+    "float_student": "Compress less: compress.keep_ffn, compress.table_bits, compress.recovery_epochs.",
+    "most_popular": "The model has learnt nothing personal; look at the events and at the teacher's report.",
+    "neighbours": "Train longer or refresh the teacher; the shop may be too small for more than neighbours.",
+    "champion": "The champion stays; look at what changed in the data, or search more (search.trials).",
+    **{
+        f"slice_{name}": "A group of users pays for the mean; see it in the report, and search more."
+        for name in SLICES
+    },
+    "size_ratio": "Try smaller search.widths, or 8 bits in compress.table_bits.",
+    "size_mb": "Try smaller search.widths, or 8 bits in compress.table_bits.",
+    "latency": "Try smaller search.widths or data.history_length, or a larger limits.latency_ms.",
+    "coverage": "The student shows everybody the same; search more, or keep more soft labels (labels.top_k).",
+    "popularity": "The student leans on popular items; search more, or keep more soft labels (labels.top_k).",
+}
+_TEACHER_ADVICE: Mapping[str, str] = {
+    "finite": _STUDENT_ADVICE["finite"],
+    "comparable": _STUDENT_ADVICE["comparable"],
+    "most_popular": "The teacher has learnt nothing personal; look at the events, then at teacher.epochs.",
+    "neighbours": "Train a longer or wider teacher (teacher.epochs, teacher.width), or with more dropout.",
+    "previous": "The teacher before stays; look at what changed in the data.",
+}
+
+
+_TITLES: Mapping[str, str] = {
+    "float_student": "its float student",
+    "most_popular": "most-popular",
+    "neighbours": "the neighbours",
+    "champion": "the champion",
+    "previous": "the teacher before",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a student is judged on: reports on the same users of one dataset, and one measurement."""
+
+    artifact: ModelReport
+    student: ModelReport  # the float student the artifact was compressed from
+    teacher: ModelReport
+    most_popular: ModelReport
+    neighbours: ModelReport
+    champion: ModelReport | None  # None on the first night
+    latency_p99_ms: float
+
+    @property
+    def reports(self) -> list[ModelReport]:
+        """All that are compared."""
+        always = [self.artifact, self.student, self.teacher, self.most_popular, self.neighbours]
+        return always if self.champion is None else [*always, self.champion]
+
+
+def judge(evidence: Evidence, gate: GateConfig, limits: LimitsConfig) -> Verdict:
+    """The verdict on an artifact. Without sound and sufficient evidence only the conditions are looked at."""
+    criteria = _conditions(evidence.reports, gate.min_users, {"latency": evidence.latency_p99_ms})
+    if all(condition.outcome == "pass" for condition in criteria):
+        criteria += _quality(evidence, gate, "proof" if limits.strict else "guard")
+        criteria += _costs(evidence, limits) + _breadth(evidence.artifact, evidence.teacher, limits)
+    return decide(criteria, _STUDENT_ADVICE)
+
+
+def judge_teacher(
+    teacher: ModelReport,
+    most_popular: ModelReport,
+    neighbours: ModelReport,
+    previous: ModelReport | None,
+    gate: GateConfig,
+) -> Verdict:
+    """The verdict on a teacher: above both baselines, and not worse than the teacher before it."""
+    reports = [teacher, most_popular, neighbours, *([] if previous is None else [previous])]
+    criteria = _conditions(reports, gate.min_users, {})
+    if all(condition.outcome == "pass" for condition in criteria):
+        criteria.append(_above("most_popular", "proof", teacher, most_popular))
+        criteria.append(_above("neighbours", "guard", teacher, neighbours))
+        if previous is not None:
+            criteria.append(_change("previous", "guard", teacher, previous, gate.champion_loss))
+    return decide(criteria, _TEACHER_ADVICE)
+
+
+def _conditions(
+    reports: Sequence[ModelReport], min_users: int, measurements: Mapping[str, float]
+) -> list[Criterion]:
+    """What must hold before any number may be compared."""
+    candidate, users = reports[0], len(reports[0].users)
+    broken = [f"{name} of {report.model}" for report in reports for name in _not_finite(report)]
+    broken += [
+        f"{name} of {candidate.model}" for name, value in measurements.items() if not np.isfinite(value)
+    ]
+    strangers = [reason for other in reports[1:] for reason in _differences(candidate, other)]
+    enough = users >= min_users
+    return [
+        Criterion.condition(
+            "finite", [f"{name} is missing or not finite" for name in broken], "all numbers are finite"
+        ),
+        Criterion.condition("comparable", strangers, "the same as-of, users and catalog for all models"),
+        Criterion(
+            name="test_users",
+            kind="condition",
+            value=users,
+            threshold=min_users,
+            low=None,
+            high=None,
+            outcome="pass" if enough else "unproven",
+            proven=enough,
+            sentence=f"{users} test users, at least {min_users} asked",
+        ),
+    ]
+
+
+def _not_finite(report: ModelReport) -> list[str]:
+    """Names of the numbers of a report that are missing or not finite."""
+    arrays = {**report.metrics, "history_lengths": report.history_lengths, "tail_share": report.tail_share}
+    bad = [] if METRIC in report.metrics else [METRIC]
+    bad += [
+        name
+        for name, values in arrays.items()
+        if not np.isfinite(values).all() or len(values) != len(report.users)
+    ]
+    scalars = {"coverage_at_10": report.coverage_at_10, "popularity_at_10": report.popularity_at_10}
+    return bad + [name for name, value in scalars.items() if not np.isfinite(value)]
+
+
+def _differences(first: ModelReport, other: ModelReport) -> list[str]:
+    """Why two reports may not be compared."""
+    pair = f"{first.model} and {other.model}"
+    reasons = []
+    if first.as_of != other.as_of:
+        reasons.append(f"{pair} have different as-of times ({first.as_of} and {other.as_of})")
+    if first.catalog_items != other.catalog_items:
+        reasons.append(
+            f"{pair} have different catalogs ({first.catalog_items} and {other.catalog_items} items)"
+        )
+    if not np.array_equal(first.users, other.users):
+        reasons.append(f"{pair} have different test users ({len(first.users)} and {len(other.users)})")
+    return reasons
+
+
+def _quality(evidence: Evidence, gate: GateConfig, guard: Kind) -> list[Criterion]:
+    """The criteria estimated from the users' NDCG@10; `guard` is "proof" where the gate is strict."""
+    artifact = evidence.artifact
+    criteria = [
+        _kept(artifact, evidence.teacher, gate.teacher_retention),
+        _change("float_student", "proof", artifact, evidence.student, gate.quantization_loss),
+        _above("most_popular", "proof", artifact, evidence.most_popular),
+        _change("neighbours", guard, artifact, evidence.neighbours, gate.neighbours_loss),
+    ]
+    if evidence.champion is not None:
+        criteria.append(_change("champion", guard, artifact, evidence.champion, gate.champion_loss))
+    peer, name = (
+        (evidence.champion, "champion") if evidence.champion is not None else (evidence.teacher, "teacher")
+    )
+    slices = slices_of(artifact.history_lengths, artifact.tail_share)
+    tests = compare(slices, artifact.metrics[METRIC], peer.metrics[METRIC], gate.slice_loss)
+    return criteria + [_slice(test, guard, name, gate.slice_loss) for test in tests]
+
+
+def _kept(artifact: ModelReport, teacher: ModelReport, asked: float) -> Criterion:
+    change = paired_ratio(artifact.metrics[METRIC], teacher.metrics[METRIC])
+    kept = Interval(1 + change.value, 1 + change.low, 1 + change.high)
+    said = f"keeps {_percent(kept.value)} of the teacher's NDCG@10"
+    return _estimated("teacher_kept", "proof", kept, Margin(asked), (said, _percent))
+
+
+def _change(name: str, kind: Kind, model: ModelReport, peer: ModelReport, loss: float) -> Criterion:
+    change = paired_ratio(model.metrics[METRIC], peer.metrics[METRIC])
+    said = f"has {_signed(change.value)} NDCG@10 against {_TITLES[name]}"
+    return _estimated(name, kind, change, Margin(-loss), (said, _signed))
+
+
+def _above(name: str, kind: Kind, model: ModelReport, baseline: ModelReport) -> Criterion:
+    ours, theirs = model.metrics[METRIC], baseline.metrics[METRIC]
+    said = f"has NDCG@10 {ours.mean():.4f} against {theirs.mean():.4f} of {_TITLES[name]}"
+    margin = Margin(0.0, strictly=True)
+    return _estimated(
+        name, kind, paired_difference(ours, theirs), margin, (said, lambda value: f"{value:+.4f}")
+    )
+
+
+def _estimated(
+    name: str, kind: Kind, estimate: Interval, margin: Margin, wording: tuple[str, Callable[[float], str]]
+) -> Criterion:
+    """A criterion on an estimate; `wording` is what is said of its value and how its bounds are written."""
+    said, written = wording
+    outcome = margin.outcome(kind, estimate)
+    bound = f"at most {written(estimate.high)}" if outcome == "fail" else f"at least {written(estimate.low)}"
+    asked = "more than 0" if margin.strictly else f"at least {written(margin.threshold)}"
+    return Criterion(
+        name=name,
+        kind=kind,
+        value=estimate.value,
+        threshold=margin.threshold,
+        low=estimate.low,
+        high=estimate.high,
+        outcome=outcome,
+        proven=margin.cleared_by(estimate.low),
+        sentence=f"{said}; {bound} with 95 % confidence; {asked} asked",
+    )
+
+
+def _slice(test: SliceTest, kind: Kind, peer: str, loss: float) -> Criterion:
+    """A guard breaks when the loss of the slice is proven; a proof must also show that there is none."""
+    margin = Margin(-loss)
+    outcome: Outcome = "pass"
+    if test.worse:
+        outcome = "fail"
+    elif kind == "proof" and test.tested and not margin.cleared_by(test.change.low):
+        outcome = "unproven"
+    found = "proven worse than" if test.worse else "not proven worse than"
+    if not test.tested:
+        found = f"too few to be tested ({MIN_USERS} asked) for"
+    return Criterion(
+        name=f"slice_{test.slice.name}",
+        kind=kind,
+        value=test.change.value,
+        threshold=-loss,
+        low=test.change.low,
+        high=test.change.high,
+        outcome=outcome,
+        proven=test.tested and margin.cleared_by(test.change.low),
+        sentence=f"{test.slice.title}, {test.users} users: "
+        f"{_signed(test.change.value)} NDCG@10 against the {peer}, "
+        f"{found} {_signed(-loss)}",
+    )
+
+
+def _costs(evidence: Evidence, limits: LimitsConfig) -> list[Criterion]:
+    """What serving the artifact takes. Plain measurements, nothing is estimated, so strict changes nothing."""
+    size_mb = evidence.artifact.bytes / _MB
+    allowed_mb = limits.size_ratio * evidence.teacher.bytes / _MB
+    return [
+        Criterion.fact(
+            name="size_ratio",
+            value=size_mb,
+            threshold=allowed_mb,
+            passed=size_mb <= allowed_mb,
+            sentence=f"takes {size_mb:.2f} MB, at most {allowed_mb:.2f} MB asked "
+            f"({_percent(limits.size_ratio)} of the teacher's)",
+        ),
+        Criterion.fact(
+            name="size_mb",
+            value=size_mb,
+            threshold=limits.size_mb,
+            passed=size_mb <= limits.size_mb,
+            sentence=f"takes {size_mb:.2f} MB, at most {limits.size_mb:g} MB asked",
+        ),
+        Criterion.fact(
+            name="latency",
+            value=evidence.latency_p99_ms,
+            threshold=limits.latency_ms,
+            passed=evidence.latency_p99_ms <= limits.latency_ms,
+            sentence=f"answers 99 % of requests in {evidence.latency_p99_ms:.2f} ms, "
+            f"at most {limits.latency_ms:g} ms asked",
+        ),
+    ]
+
+
+def _breadth(artifact: ModelReport, teacher: ModelReport, limits: LimitsConfig) -> list[Criterion]:
+    """Whether the artifact shows as much of the catalog as its teacher. Plain measurements too."""
+    coverage = limits.coverage_ratio * teacher.coverage_at_10
+    popularity = limits.popularity_ratio * teacher.popularity_at_10
+    return [
+        Criterion.fact(
+            name="coverage",
+            value=artifact.coverage_at_10,
+            threshold=coverage,
+            passed=artifact.coverage_at_10 >= coverage,
+            sentence=f"shows {_percent(artifact.coverage_at_10)} of the catalog in somebody's first ten, "
+            f"at least {_percent(coverage)} asked ({limits.coverage_ratio:g} of the teacher's)",
+        ),
+        Criterion.fact(
+            name="popularity",
+            value=artifact.popularity_at_10,
+            threshold=popularity,
+            passed=artifact.popularity_at_10 <= popularity,
+            sentence=f"recommends items at popularity percentile {artifact.popularity_at_10:.3f} on average, "
+            f"at most {popularity:.3f} asked ({limits.popularity_ratio:g} times the teacher's)",
+        ),
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _signed(change: float) -> str:
+    return f"{100 * change:+.1f} %"

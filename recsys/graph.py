@@ -1,0 +1,307 @@
+"""A decoder as one ONNX graph, built by hand: history in, best items out. Exact on every instruction set.
+
+    history  (B, L) int64  item codes from 1, oldest first, 0 is padding on the right; any L up to the longest
+    length   (B,)   int64  how many of them are real, at least 1
+    exclude  (B, X) int64  codes that must not come out, 0 is padding
+    k        (1,)   int64  how many items are wanted; 0 asks for `all_scores` instead
+
+    codes      (B, K) int64  best first, ties by the lower code; 0 where nothing is left
+    scores     (B, K) float  -inf where nothing is left
+    all_scores (B, N) float  column j is code j + 1; has no column while k > 0, so that nobody pays for it
+
+Built rather than exported because a library export computes the last block for every position and ships the
+tied item table twice, and library quantizers leave that table alone or slow it down. Why scores are
+uint8 x uint8: docs/decisions/0005-integer-scoring.md.
+"""
+
+from typing import Any, Literal, cast
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from recsys.decoder import Block, Decoder
+from recsys.quantize import LEVELS, Int8Table
+
+Bits = Literal[8, 32]
+
+OPSET = 20  # the first with Gelu
+IR_VERSION = 10
+CHUNK = 256
+CHUNKED_FROM = 20_000
+"""Up to so many items one TopK is as fast as two stages."""
+
+ZERO_POINT = 128
+TINY = np.float32(1e-30)
+
+
+def serving_graph(decoder: Decoder, bits: Bits) -> bytes:
+    """The file of `decoder` with its item table in `bits` bits; equal weights give equal bytes."""
+    graph = _Graph()
+    table = _Int8(graph, decoder) if bits == 8 else _Float(graph, decoder)
+    state = _last_state(graph, decoder, table.vectors("history"))
+    scores = table.scores(state)
+    _all_scores(graph, decoder.shape.items, scores)
+    _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores)
+    return graph.serialized()
+
+
+class _Graph:
+    """Nodes and initializers as they are added. Names come from what was added before, so they never vary."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output and give the output's name."""
+        return self.ops(kind, *inputs, names=[name or f"{kind}_{len(self.nodes)}"], **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, names: list[str], **attributes: Any) -> list[str]:
+        """Add a node with the outputs `names`."""
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
+        return names
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer under its own name."""
+        self.constants[name] = np.ascontiguousarray(value)
+        return name
+
+    def ints(self, *values: int) -> str:
+        """An int64 vector, kept once however often it is asked for."""
+        name = "ints_" + "_".join(str(v) for v in values).replace("-", "minus")
+        return self.weight(name, np.array(values, np.int64))
+
+    def number(self, value: float | np.floating, kind: type = np.float32) -> str:
+        """A scalar, kept once however often it is asked for."""
+        return self.weight(f"{np.dtype(kind).name}_{value}", np.array(value, kind))
+
+    def serialized(self) -> bytes:
+        """The checked model; initializers by name, no time, path or version of a tool in it."""
+        whole = TensorProto.INT64
+        inputs = {"history": ["B", "L"], "length": ["B"], "exclude": ["B", "X"], "k": [1]}
+        outputs = {"codes": whole, "scores": TensorProto.FLOAT, "all_scores": TensorProto.FLOAT}
+        graph = helper.make_graph(
+            self.nodes,
+            "recommender",
+            [helper.make_tensor_value_info(name, whole, shape) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(n, kind, ["B", f"{n}_columns"]) for n, kind in outputs.items()],
+            [numpy_helper.from_array(self.constants[name], name) for name in sorted(self.constants)],
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, producer_name="recsys", opset_imports=opset, ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _table_rows(items: int) -> int:
+    """Rows of the table in the file: padding first, and for a large catalog filled up to whole chunks."""
+    rows = items + 1
+    return rows if items <= CHUNKED_FROM else -(-rows // CHUNK) * CHUNK
+
+
+def _filled(rows: np.ndarray, items: int, value: float) -> np.ndarray:
+    """`rows` (N + 1, ...) with rows of `value` appended up to the file's number of rows."""
+    missing = _table_rows(items) - len(rows)
+    return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1), constant_values=value)
+
+
+class _Float:
+    """The item table in float32, one initializer for input and output."""
+
+    def __init__(self, graph: _Graph, decoder: Decoder) -> None:
+        table = _array(decoder.item_table())
+        self.graph, self.root = graph, graph.number(np.sqrt(np.float32(decoder.shape.width)))
+        self.table = graph.weight("table", _filled(table, decoder.shape.items, 0))
+
+    def vectors(self, codes: str) -> str:
+        """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""
+        return self.graph.op("Mul", self.graph.op("Gather", self.table, codes), self.root)
+
+    def scores(self, state: str) -> str:
+        """(B, D) -> (B, rows)."""
+        return self.graph.op("Gemm", state, self.table, transB=1)
+
+
+class _Int8:
+    """The item table as uint8, one initializer for input and output: an `Int8Table` moved up by 128.
+
+    Scores are whole-number products of uint8 states and uint8 rows, both with zero point 128. Why not the
+    usual uint8 x int8: on a CPU without VNNI, onnxruntime multiplies those pairwise into 16 bits that
+    saturate (255 * 127 * 2 > 32,767), and scores come out wrong by up to 99 % of their range. uint8 x uint8
+    is widened first and exact everywhere, for a tenth more time. A state has its own scale, so a user's
+    scores do not depend on the batch.
+    """
+
+    def __init__(self, graph: _Graph, decoder: Decoder) -> None:
+        table = Int8Table.of(_array(decoder.item_table()))
+        moved = (table.rows.astype(np.int16) + ZERO_POINT).astype(np.uint8)
+        self.graph, self.width = graph, decoder.shape.width
+        self.rows = graph.weight("table", _filled(moved, decoder.shape.items, ZERO_POINT))
+        self.scales = graph.weight("table_scales", _filled(table.scales, decoder.shape.items, 1))
+        self.zero_point = graph.number(ZERO_POINT, np.uint8)
+
+    def vectors(self, codes: str) -> str:
+        """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""
+        op, number = self.graph.op, self.graph.number
+        whole = op("Cast", op("Gather", self.rows, codes), to=TensorProto.FLOAT)
+        signed = op("Sub", whole, number(ZERO_POINT))
+        scales = op("Mul", op("Gather", self.scales, codes), number(np.sqrt(np.float32(self.width))))
+        return op("Mul", signed, op("Unsqueeze", scales, self.graph.ints(-1)))
+
+    def scores(self, state: str) -> str:
+        """(B, D) -> (B, rows)."""
+        op, number = self.graph.op, self.graph.number
+        largest = op("ReduceMax", op("Abs", state), self.graph.ints(-1))
+        scale = op("Max", op("Div", largest, number(LEVELS)), number(TINY))
+        rounded = op("Add", op("Round", op("Div", state, scale)), number(ZERO_POINT))
+        whole = op("Cast", rounded, to=TensorProto.UINT8)
+        # onnxruntime transposes a constant once, when it loads the file: what is stored suits Gather.
+        columns = op("Transpose", self.rows, perm=[1, 0])
+        product = op("MatMulInteger", whole, columns, self.zero_point, self.zero_point)
+        return op("Mul", op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), scale)
+
+
+def _last_state(graph: _Graph, decoder: Decoder, vectors: str) -> str:
+    """(B, L, D) item vectors -> (B, D): the state at each user's last item, all that scoring needs."""
+    op, ints = graph.op, graph.ints
+    length = op("Shape", "history", start=1, end=2)
+    positions = graph.weight("positions", _array(decoder.positions))
+    x = op("Add", vectors, op("Slice", positions, ints(0), length, ints(0)))
+    steps = op("Range", graph.number(0, np.int64), op("Squeeze", length), graph.number(1, np.int64))
+    *blocks, last = (cast(Block, block) for block in decoder.blocks)
+    # Padding is on the right, so a causal mask hides it from every real position.
+    causal = _mask(graph, op("LessOrEqual", steps, op("Unsqueeze", steps, ints(1))))
+    for number, block in enumerate(blocks):
+        x = _BlockGraph(graph, block, f"block_{number}").every_position(x, causal)
+    real = _mask(graph, op("Less", steps, op("Unsqueeze", "length", ints(1))))
+    state = _BlockGraph(graph, last, f"block_{len(blocks)}").last_position(x, real)
+    return _norm(graph, state, decoder.norm, "norm")
+
+
+def _mask(graph: _Graph, seen: str) -> str:
+    """What is added to attention logits: 0 where `seen`, -inf elsewhere."""
+    return graph.op("Where", seen, graph.number(0.0), graph.number(-np.inf))
+
+
+def _norm(graph: _Graph, x: str, norm: Any, name: str) -> str:
+    """LayerNorm over the last axis."""
+    scale = graph.weight(f"{name}.weight", _array(norm.weight))
+    bias = graph.weight(f"{name}.bias", _array(norm.bias))
+    return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.eps)
+
+
+class _BlockGraph:
+    """One block, as recsys.decoder.Block computes it; heads and feed-forward units may have been pruned."""
+
+    def __init__(self, graph: _Graph, block: Block, name: str) -> None:
+        self.graph, self.block, self.name = graph, block, name
+        self.inner = block.heads * block.head_width
+        # The scale of attention logits, 1 / sqrt(head width), is folded into the query.
+        factor = np.ones(3 * self.inner, np.float32)
+        factor[: self.inner] /= np.sqrt(np.float32(block.head_width))
+        self.qkv_weight = _array(block.qkv.weight) * factor[:, None]
+        self.qkv_bias = _array(block.qkv.bias) * factor
+
+    def every_position(self, x: str, causal: str) -> str:
+        """(B, L, D) -> (B, L, D) with the causal mask (L, L)."""
+        op, ints = self.graph.op, self.graph.ints
+        qkv = self._linear(self._norm(x, "attention_norm"), "qkv", self.qkv_weight, self.qkv_bias)
+        query, key, value = self._by_head(qkv, ["query", "key", "value"])  # (1, B, H, L, head width)
+        weights = op("Softmax", op("Add", op("MatMul", query, self._transposed(key)), causal))
+        mixed = op("Transpose", op("MatMul", weights, value), perm=[1, 3, 0, 2, 4])
+        x = op("Add", x, self._module(op("Reshape", mixed, ints(0, 0, -1)), "out"))
+        return self._feed_forward(x)
+
+    def last_position(self, x: str, real: str) -> str:
+        """(B, L, D) -> (B, D) with the mask of real positions (B, L); only keys and values are for all L."""
+        op, ints = self.graph.op, self.graph.ints
+        at = op("Unsqueeze", op("Sub", "length", self.graph.number(1, np.int64)), ints(1))
+        normed = self._norm(x, "attention_norm")
+        weight, bias, inner = self.qkv_weight, self.qkv_bias, self.inner
+        query = self._linear(op("GatherND", normed, at, batch_dims=1), "query", weight[:inner], bias[:inner])
+        query = op("Reshape", query, ints(0, self.block.heads, 1, self.block.head_width))
+        key_value = self._linear(normed, "key_value", weight[inner:], bias[inner:])
+        key, value = self._by_head(key_value, ["key", "value"])
+        logits = op("Add", op("MatMul", query, self._transposed(key)), op("Unsqueeze", real, ints(1, 2)))
+        mixed = op("Reshape", op("MatMul", op("Softmax", logits), value), ints(-1, inner))
+        state = op("Add", op("GatherND", x, at, batch_dims=1), self._module(mixed, "out"))
+        return self._feed_forward(state)
+
+    def _by_head(self, joined: str, parts: list[str]) -> list[str]:
+        """(B, L, parts x heads x head width) -> each part (1, B, H, L, head width)."""
+        shape = self.graph.ints(0, 0, len(parts), self.block.heads, self.block.head_width)
+        split = self.graph.op("Transpose", self.graph.op("Reshape", joined, shape), perm=[2, 0, 3, 1, 4])
+        names = [f"{self.name}.{part}" for part in parts]
+        return self.graph.ops("Split", split, names=names, axis=0, num_outputs=len(parts))
+
+    def _transposed(self, key: str) -> str:
+        """(..., L, head width) -> (..., head width, L)."""
+        return self.graph.op("Transpose", key, perm=[0, 1, 2, 4, 3])
+
+    def _feed_forward(self, x: str) -> str:
+        """x + down(gelu(up(norm(x)))), over the last axis."""
+        inner = self.graph.op("Gelu", self._module(self._norm(x, "ffn_norm"), "up"))  # exact, by erf
+        return self.graph.op("Add", x, self._module(inner, "down"))
+
+    def _norm(self, x: str, which: str) -> str:
+        return _norm(self.graph, x, getattr(self.block, which), f"{self.name}.{which}")
+
+    def _module(self, x: str, which: str) -> str:
+        linear = getattr(self.block, which)
+        return self._linear(x, which, _array(linear.weight), _array(linear.bias))
+
+    def _linear(self, x: str, which: str, weight: np.ndarray, bias: np.ndarray) -> str:
+        """x W^T + b, for `weight` (out, in)."""
+        matrix = self.graph.weight(f"{self.name}.{which}.weight", weight.T)
+        offset = self.graph.weight(f"{self.name}.{which}.bias", bias)
+        return self.graph.op("Add", self.graph.op("MatMul", x, matrix), offset)
+
+
+def _all_scores(graph: _Graph, items: int, scores: str) -> None:
+    """Every item's score, when k is 0; else the slice is empty and costs nothing."""
+    op, ints = graph.op, graph.ints
+    asked = op("Cast", op("Equal", "k", ints(0)), to=TensorProto.INT64)
+    end = op("Add", op("Mul", asked, ints(items)), ints(1))
+    op("Slice", scores, ints(1), end, ints(1), name="all_scores")
+
+
+def _best(graph: _Graph, items: int, rows: int, scores: str) -> None:
+    """The k best columns that are neither excluded nor filling; of equal scores the lower code."""
+    op, ints = graph.op, graph.ints
+    never = graph.weight("never", np.array([[0, *range(items + 1, rows)]], np.int64))
+    batch = op("Concat", op("Shape", "length"), ints(1), axis=0)
+    barred = op("Concat", "exclude", op("Expand", never, batch), axis=1)
+    nothing = op("Expand", graph.number(-np.inf), op("Shape", barred))
+    left = op("ScatterElements", scores, barred, nothing, axis=1)
+    k = op("Min", "k", ints(items))
+    if rows == items + 1:
+        best, codes = graph.ops("TopK", left, k, names=["scores", "best_codes"])
+    else:
+        best, codes = _chunked_top_k(graph, left, k, rows // CHUNK)
+    op("Where", op("IsInf", best), graph.number(0, np.int64), codes, name="codes")
+
+
+def _chunked_top_k(graph: _Graph, scores: str, k: str, chunks: int) -> tuple[str, str]:
+    """Exact top-k in two stages, faster for a large catalog: the k chunks with the largest maxima hold it.
+
+    An item outside of them has k chunks before it, by maximum and then by number, and each of those has an
+    item before it, by score and then by code. The chunks are put back in order so that TopK's own rule for
+    ties, the lower index, is the lower code.
+    """
+    op, ints = graph.op, graph.ints
+    chunked = op("Reshape", scores, ints(0, chunks, CHUNK))
+    few = op("Min", k, ints(chunks))
+    maxima = op("ReduceMax", chunked, ints(2), keepdims=0)
+    _, chosen = graph.ops("TopK", maxima, few, names=["chunk_maxima", "best_chunks"])
+    in_order, _ = graph.ops("TopK", chosen, few, names=["chunks_in_order", "chunk_ranks"], largest=0)
+    picked = op("GatherND", chunked, op("Unsqueeze", in_order, ints(2)), batch_dims=1)
+    flat = op("Reshape", picked, op("Concat", ints(0), op("Mul", few, ints(CHUNK)), axis=0))
+    best, at = graph.ops("TopK", flat, k, names=["scores", "best_places"])
+    chunk = op("GatherElements", in_order, op("Div", at, ints(CHUNK)), axis=1)
+    return best, op("Add", op("Mul", chunk, ints(CHUNK)), op("Mod", at, ints(CHUNK)))

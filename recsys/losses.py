@@ -1,0 +1,198 @@
+"""What a student learns from: the click (hard label) and the teacher's distribution (soft label).
+
+The teacher's distribution is kept as its K best items and one bucket for all others; the loss compares the
+student's distribution, normalised over the teacher's whole catalog, with exactly that. Temperature is 1.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import embedding
+
+from recsys.soft_labels import SoftLabels
+from recsys.training import Batch
+
+TINY = 1e-30
+"""The least probability of the student a logarithm is taken of."""
+
+# Scores of a chunk of positions stay in the processor's cache; on a GPU the fewer launches the better.
+_CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The teacher's distribution at P positions: its K best items, and one bucket for the rest of its V."""
+
+    items: Tensor  # (P, K) int64 codes
+    p: Tensor  # (P, K) float, their probabilities
+    rest: Tensor  # (P,) float, the probability of all other items together
+    catalog: int  # V: the teacher knows the codes 1 to V
+
+    @classmethod
+    def of(cls, items: Tensor, logp: Tensor, catalog: int) -> Self:
+        """From stored half-precision log-probabilities (P, K), whose sum may be rounded to more than one."""
+        p = logp.float().exp()
+        mass = p.sum(1)
+        # Where all V items are listed there is no rest, whatever the rounding says.
+        scale = mass if items.shape[1] == catalog else mass.clamp_min(1)
+        return cls(items.long(), p / scale[:, None], (1 - mass / scale).clamp_min(0), catalog)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the student should predict at P positions, and how much each position and kind of label counts."""
+
+    clicks: Tensor  # (P,) int64 codes from 1, of all N items
+    importance: Tensor  # (P,) float, sums to 1
+    soft: SoftTargets
+    weight: float  # a, of the soft label; the click has 1 - a
+
+    def part(self, rows: slice) -> Self:
+        """The targets of some of the positions."""
+        soft = self.soft
+        some = SoftTargets(soft.items[rows], soft.p[rows], soft.rest[rows], soft.catalog)
+        return replace(self, clicks=self.clicks[rows], importance=self.importance[rows], soft=some)
+
+
+def topk_tail(log_q: Tensor, log_rest: Tensor, soft: SoftTargets) -> Tensor:
+    """KL divergence (P,) of the student from the teacher, items outside the teacher's top K as one, in nats.
+
+    sum_S p log(p / q) + (1 - P_S) log((1 - P_S) / (1 - Q_S)): S the K items, p and q the teacher's and the
+    student's probabilities over the teacher's V items, P_S and Q_S their sums. It is the exact KL of a
+    coarser distribution, so never negative and zero at the teacher; without the last term nothing would push
+    the student's own favourites down. The teacher's rest is a weight and may be 0; the student's stands in a
+    logarithm, and the caller keeps it above TINY. The tail-aware top-K of verl-project/verl #7856.
+    `log_q` is (P, K), `log_rest` (P,).
+    """
+    head = torch.xlogy(soft.p, soft.p) - soft.p * log_q
+    return head.sum(1) + torch.xlogy(soft.rest, soft.rest) - soft.rest * log_rest
+
+
+def exact(states: Tensor, table: Tensor, targets: Targets) -> Tensor:
+    """sum_i importance_i ((1 - a) CE(click) + a topk_tail), all items in the normalisers; a scalar, in nats.
+
+    States (P, D) and table (N + 1, D). Gradients are computed on the way, chunk by chunk: never are all
+    P x N scores in memory.
+    """
+    return cast(Tensor, _Exact.apply(states, table, targets))  # type: ignore[no-untyped-call]
+
+
+def sampled(states: Tensor, table: Tensor, targets: Targets, negatives: int) -> Tensor:
+    """`exact`, its normalisers in expectation only, from `negatives` of the N items that all positions share.
+
+    The click and the teacher's K items are scored exactly. n distinct items, drawn uniformly, stand for the
+    others with the correction + log(N / n) (Horvitz and Thompson 1952); where one of them is scored exactly
+    already it is left out.
+    """
+    items, K = len(table) - 1, targets.soft.items.shape[1]
+    n = min(negatives, items)
+    drawn = torch.randperm(items, device=table.device)[:n] + 1
+    others = states @ embedding(drawn, table).T + math.log(items / n)
+    click = (states * embedding(targets.clicks, table)).sum(1)
+    others_but_click = others.masked_fill(drawn == targets.clicks[:, None], -math.inf)
+    hard = torch.logsumexp(torch.cat([click[:, None], others_but_click], 1), 1) - click
+    if K == 0 or targets.weight == 0:
+        return (targets.importance * hard).sum()
+    head = torch.einsum("pd,pkd->pk", states, embedding(targets.soft.items, table))
+    # The floor, TINY beside the head, keeps the logarithm finite where no drawn item is left.
+    floor = torch.logsumexp(head, 1, keepdim=True).detach() + math.log(TINY)
+    unlisted = others.masked_fill(_listed(drawn, targets.soft, items), -math.inf)
+    rest = torch.logsumexp(torch.cat([floor, unlisted], 1), 1, keepdim=True)
+    normaliser = torch.logsumexp(torch.cat([head, rest], 1), 1, keepdim=True)
+    soft = topk_tail(head - normaliser, (rest - normaliser)[:, 0], targets.soft)
+    return (targets.importance * ((1 - targets.weight) * hard + targets.weight * soft)).sum()
+
+
+def _listed(drawn: Tensor, soft: SoftTargets, items: int) -> Tensor:
+    """(P, n) bool: drawn items that are among a position's K, or that the teacher does not know."""
+    column = torch.full((items + 1,), -1, device=drawn.device)
+    column[drawn] = torch.arange(len(drawn), device=drawn.device)
+    at = column[soft.items]
+    row, which = torch.nonzero(at >= 0, as_tuple=True)
+    mask = (drawn > soft.catalog).repeat(len(soft.items), 1)
+    mask[row, at[row, which]] = True
+    return mask
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The objective (1 - a) CE(click, over all N items) + a topk_tail(over the teacher's V), by event weight.
+
+    At a = 0 it is the plain cross-entropy of the click: the student without distillation. Up to `full_up_to`
+    items every item is scored, above it a sample of `negatives` a batch.
+    """
+
+    labels: SoftLabels
+    weight: float  # a
+    k: int  # the best items used, at most those kept in the labels
+    full_up_to: int = 5_000
+    negatives: int = 1_024
+
+    def __call__(self, states: Tensor, table: Tensor, batch: Batch) -> Tensor:
+        """States (P, D) and table (N + 1, D) -> the weighted mean over positions, a scalar, in nats."""
+        items, logp = self.labels.at(batch.positions, self.k if self.weight else 0)
+        soft = SoftTargets.of(items, logp, self.labels.labelling.items)
+        targets = Targets(batch.labels, batch.weights / batch.weights.sum(), soft, self.weight)
+        # Probabilities of thousands of items are summed: half precision would lose the rest.
+        with torch.autocast(states.device.type, enabled=False):
+            states, table = _wide(states), _wide(table)
+            if len(table) - 1 <= self.full_up_to:
+                return exact(states, table, targets)
+            return sampled(states, table, targets, self.negatives)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class _Exact(torch.autograd.Function):
+    """`exact`, with its gradients written out: a chunk of scores is turned into their gradient in place."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, states: Tensor, table: Tensor, targets: Targets) -> Tensor:
+        vectors = table[1:]
+        to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
+        rows = max(1, _CHUNK_BYTES[states.device.type] // (len(vectors) * states.element_size()))
+        loss = states.new_zeros(())
+        for first in range(0, len(states), rows):
+            some = slice(first, first + rows)
+            q = torch.softmax(states[some] @ vectors.T, 1)
+            loss += _loss_and_gradient(q, targets.part(some))
+            torch.mm(q, vectors, out=to_states[some])
+            to_table[1:].addmm_(q.T, states[some])
+        ctx.save_for_backward(to_states, to_table)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_states, to_table = ctx.saved_tensors
+        return outer * to_states, outer * to_table, None
+
+
+def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
+    """The loss at the student's probabilities `q` (P, N), which become the gradient by its scores, in place.
+
+    With z the scores and Q the student's mass on the teacher's V items: the click's term has the gradient
+    q - [click]. The soft term is -sum_S p z - (1 - P_S) log sum_rest e^z + log sum_V e^z, so it has q / Q - p
+    on S, q / Q - (1 - P_S) q / sum_rest q on the rest of V, and none on items the teacher does not know.
+    """
+    soft, a = targets.soft, targets.weight
+    click, listed, V = targets.clicks[:, None] - 1, soft.items - 1, soft.catalog
+    q_click, q_head = q.gather(1, click), q.gather(1, listed)
+    q.scatter_(1, listed, 0.0)
+    q_rest = q[:, :V].sum(1, keepdim=True).clamp_min(TINY)
+    Q = q_rest + q_head.sum(1, keepdim=True)
+    hard = -q_click.clamp_min(TINY).log()[:, 0]
+    kl = topk_tail((q_head / Q).clamp_min(TINY).log(), (q_rest / Q).clamp_min(TINY).log()[:, 0], soft)
+
+    on_click, on_soft = (1 - a) * targets.importance[:, None], a * targets.importance[:, None]
+    q[:, :V] *= on_click + on_soft * (1 / Q - soft.rest[:, None] / q_rest)
+    q[:, V:] *= on_click
+    q.scatter_(1, listed, on_click * q_head + on_soft * (q_head / Q - soft.p))
+    q.scatter_add_(1, click, -on_click)
+    return (targets.importance * ((1 - a) * hard + a * kl)).sum()

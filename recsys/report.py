@@ -1,0 +1,239 @@
+"""A night's story as one self-contained HTML page that a manager would read: no script, nothing fetched, printable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from recsys import pictures, wording
+from recsys.canvas import Picture
+from recsys.story import LineageNode, ModelRow, Story
+from recsys.wording import present
+
+MOST_FILES, MOST_EXAMPLES, MOST_TITLES = 30, 6, 10
+"""So many are shown, and how many more there are is said."""
+
+METRICS: Mapping[str, str] = {"ndcg": "NDCG", "hr": "HR", "recall": "Recall", "mrr": "MRR"}
+CUTOFFS = (1, 5, 10, 20)
+
+_DRAWN = {
+    "size": pictures.quality_against_size,
+    "latency": pictures.quality_against_latency,
+    "curves": pictures.learning_curves,
+    "trials": pictures.trials,
+    "slices": pictures.slices,
+    "grid": pictures.grid,
+}
+_WORDED: tuple[str, ...] = ("percent", "decimal", "count", "size", "milliseconds", "duration", "moment")
+_WORDED += ("bounds", "value_of", "threshold_of", "bounds_of")
+
+
+def render(story: Story) -> str:
+    """The whole page. Equal stories give equal pages; every text from the data is clipped, cleaned and escaped."""
+    page = _environment().get_template("report.html.j2")
+    drawn = {name: draw(story) for name, draw in _DRAWN.items()}
+    longest = max((step.seconds for step in story.steps if present(step.seconds)), default=0.0)
+    return page.render(
+        story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest
+    )
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """One number that a manager remembers."""
+
+    label: str
+    value: str
+    note: str
+
+
+def key_figures(story: Story) -> tuple[KeyFigure, ...]:
+    """Quality, size, latency and standing of the artifact; none when it was not evaluated."""
+    artifact, teacher, champion = (story.model(role) for role in ("artifact", "teacher", "champion"))
+    if artifact is None:
+        return ()
+    figures = []
+    if teacher is not None:
+        kept = _ratio(_ndcg(artifact), _ndcg(teacher))
+        note = f"NDCG@10 {wording.decimal(_ndcg(artifact))}, the teacher’s {wording.decimal(_ndcg(teacher))}"
+        figures.append(KeyFigure("Teacher’s quality kept", wording.percent(kept), note))
+        factor = _ratio(teacher.bytes, artifact.bytes)
+        note = _factor(factor, "smaller", "larger", wording.size(teacher.bytes))
+        figures.append(KeyFigure("Size", wording.size(artifact.bytes), note))
+        factor = _ratio(teacher.p99_ms, artifact.p99_ms)
+        note = _factor(factor, "faster", "slower", wording.milliseconds(teacher.p99_ms))
+        figures.append(KeyFigure("p99 of one request", wording.milliseconds(artifact.p99_ms), note))
+    if champion is None:
+        figures.append(KeyFigure("Champion", "none yet", "judged beside its teacher and the baselines"))
+    else:
+        change = _change(_ndcg(artifact), _ndcg(champion))
+        note = f"NDCG@10 {wording.decimal(_ndcg(champion))} on the same users"
+        figures.append(KeyFigure("Against the champion", wording.percent(change, signed=True), note))
+    return tuple(figures)
+
+
+def leads(story: Story) -> dict[str, str]:
+    """One sentence for each section that has something to tell, by the section's name."""
+    sentences = {
+        "models": _models_lead(story),
+        "gate": _gate_lead(story),
+        "learning": _learning_lead(story),
+        "slices": _slices_lead(story),
+        "grid": _grid_lead(story),
+        "data": _data_lead(story),
+        "steps": _steps_lead(story),
+    }
+    return {name: sentence for name, sentence in sentences.items() if sentence}
+
+
+def _models_lead(story: Story) -> str:
+    artifact, teacher = story.model("artifact"), story.model("teacher")
+    if artifact is None or teacher is None:
+        return ""
+    users = f"{wording.count(story.data.test_users)} " if story.data else ""
+    return (
+        f"Measured on the same {users}test users, with the file that is served: the artifact reaches "
+        f"{wording.percent(_ratio(_ndcg(artifact), _ndcg(teacher)))} of the teacher’s NDCG@10."
+    )
+
+
+def _gate_lead(story: Story) -> str:
+    rows = story.criteria
+    if not rows:
+        return ""
+    passed = sum(row.outcome == "pass" for row in rows)
+    open_ones = [f"{wording.plain(row.name, 60)} ({row.outcome})" for row in rows if row.outcome != "pass"]
+    rest = f" Not passed: {'; '.join(open_ones)}." if open_ones else ""
+    return f"{passed} of {_many(len(rows), 'criterion', 'criteria')} passed.{rest}"
+
+
+def _learning_lead(story: Story) -> str:
+    best = next((trial for trial in story.trials if trial.best), None)
+    alone = next((trial for trial in story.trials if trial.undistilled), None)
+    if best is None:
+        return ""
+    if alone is None:
+        return f"The best of {_many(len(story.trials), 'trial')} is trial {best.number}."
+    if best is alone:
+        return f"The best of {_many(len(story.trials), 'trial')} is the student without distillation."
+    gain = wording.percent(_change(best.validation_ndcg, alone.validation_ndcg), signed=True)
+    return (
+        f"Of {_many(len(story.trials), 'trial')} the best reaches an NDCG@10 of "
+        f"{wording.decimal(best.validation_ndcg)} on the validation users; the student without distillation "
+        f"{wording.decimal(alone.validation_ndcg)}. Distillation is worth {gain}."
+    )
+
+
+def _slices_lead(story: Story) -> str:
+    if not story.slices:
+        return ""
+    against = wording.plain(story.slices[0].against, 30)
+    failed = [wording.plain(row.name, 40) for row in story.slices if row.outcome == "fail"]
+    limit = wording.percent(story.slice_max_loss, digits=0)
+    if not failed:
+        return f"On none of {_many(len(story.slices), 'slice')} is it proven more than {limit} worse than the {against}."
+    return f"Proven more than {limit} worse than the {against}: {'; '.join(failed)}."
+
+
+def _grid_lead(story: Story) -> str:
+    chosen = next((point for point in story.grid if point.outcome == "chosen"), None)
+    if not story.grid:
+        return ""
+    refused = sum(point.outcome == "refused" for point in story.grid)
+    tried = f"{_many(len(story.grid), 'point')} tried, {refused} refused."
+    if chosen is None:
+        return f"{tried} None was chosen."
+    return (
+        f"{tried} Chosen: {wording.percent(chosen.keep_ffn, digits=0)} of the feed-forward units, "
+        f"{chosen.table_bits}-bit item table, {wording.size(chosen.bytes)}, "
+        f"{wording.percent(chosen.change.value, signed=True)} NDCG@10 to the float student."
+    )
+
+
+def _data_lead(story: Story) -> str:
+    flow = story.data
+    if flow is None:
+        return ""
+    return (
+        f"{_many(flow.rows, 'row')} in: {wording.count(flow.accepted)} accepted, {wording.count(flow.quarantined)} "
+        f"quarantined ({wording.percent(_ratio(flow.quarantined, flow.rows))}). Kept for learning and testing: "
+        f"{wording.count(flow.kept)}, of {_many(flow.users, 'user')} and {_many(flow.items, 'item')}."
+    )
+
+
+def _steps_lead(story: Story) -> str:
+    if not story.steps:
+        return ""
+    seconds = sum(step.seconds for step in story.steps if present(step.seconds))
+    reused = sum(step.reused for step in story.steps)
+    return f"{_many(len(story.steps), 'step')} in {wording.duration(seconds)}; {reused} found in the store and reused."
+
+
+def _ndcg(model: ModelRow) -> float | None:
+    return model.estimate("ndcg_at_10").value
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if present(part) and present(whole) and whole else None
+
+
+def _change(value: float | None, reference: float | None) -> float | None:
+    ratio = _ratio(value, reference)
+    return None if ratio is None else ratio - 1
+
+
+def _factor(factor: float | None, gain: str, loss: str, teacher: str) -> str:
+    if factor is None or factor == 0:
+        return f"the teacher’s: {teacher}"
+    amount = wording.times(factor if factor >= 1 else 1 / factor)
+    return f"{amount} {gain if factor >= 1 else loss} than the teacher’s {teacher}"
+
+
+def _many(number: int, one: str, several: str = "") -> str:
+    return f"{wording.count(number)} {one if number == 1 else several or one + 's'}"
+
+
+def _title(text: str) -> str:
+    """A text from the data as the page shows it."""
+    return wording.plain(text) or "(no text)"
+
+
+def _sentence(text: str) -> str:
+    return wording.plain(text, 600)
+
+
+def _origin(digest: str, lineage: Sequence[LineageNode]) -> str:
+    """The name of the step that made an object, or the beginning of its digest when it is not of this night."""
+    return next((node.step for node in lineage if node.digest == digest), digest[:12])
+
+
+def _figure(picture: Picture) -> Markup:
+    """The picture, labelled. Its SVG is our own drawing, in which matplotlib has escaped every text."""
+    return Markup('<div class="picture" role="img" aria-label="{}">{}</div>').format(
+        picture.alt, Markup(picture.svg)
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {name: getattr(wording, name) for name in _WORDED}
+    filters |= {"title": _title, "sentence": _sentence, "figure": _figure, "origin": _origin}
+    environment.filters |= filters
+    environment.tests["present"] = present
+    environment.globals |= {
+        "METRICS": METRICS,
+        "CUTOFFS": CUTOFFS,
+        "MOST_FILES": MOST_FILES,
+        "MOST_EXAMPLES": MOST_EXAMPLES,
+        "MOST_TITLES": MOST_TITLES,
+    }
+    return environment

@@ -1,0 +1,60 @@
+"""From a preset and `section.knob=value` words to a whole configuration. The one resolver."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+from recsys.config import PRESETS, NightConfig
+from recsys.errors import ConfigError
+
+
+def resolve(preset: str, overrides: Iterable[str] = ()) -> NightConfig:
+    """The preset's sections with each override merged into its own section.
+
+    Raises ConfigError naming the preset or knob, what was given and what is allowed.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {preset!r}", where="--preset", mend=f"Choose one of {', '.join(PRESETS)}."
+        )
+    sections = PRESETS[preset].model_dump()
+    for override in overrides:
+        section, knob, value = _split(override)
+        _require(section, sections, "section", where=f"--set {override}")
+        _require(knob, sections[section], "knob", where=f"--set {override}", prefix=f"{section}.")
+        sections[section][knob] = value
+    try:
+        return NightConfig.model_validate(sections)
+    except ValidationError as error:
+        raise ConfigError(*_first_fault(error), mend="See the knobs in recsys/config.py or the form.") from None
+
+
+def _split(override: str) -> tuple[str, str, Any]:
+    name, equals, text = override.partition("=")
+    section, dot, knob = name.strip().partition(".")
+    if not (equals and dot and section and knob):
+        raise ConfigError(
+            f"{override!r} is not of the form section.knob=value", where="--set", mend="Write --set search.trials=8."
+        )
+    try:
+        return section, knob, json.loads(text)
+    except json.JSONDecodeError:
+        return section, knob, text
+
+
+def _require(name: str, known: Iterable[str], kind: str, *, where: str, prefix: str = "") -> None:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known: {', '.join(known)}."
+        raise ConfigError(f"there is no {kind} {prefix}{name}", where=where, mend=hint)
+
+
+def _first_fault(error: ValidationError) -> tuple[str]:
+    fault = error.errors()[0]
+    knob = ".".join(str(part) for part in fault["loc"])
+    given = fault.get("input")
+    return (f"{knob}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, but {given!r} was given",)

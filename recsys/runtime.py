@@ -1,0 +1,306 @@
+"""Serves a published artifact without torch; the MLflow loader module of every registered version.
+
+Needs onnxruntime, numpy and pyarrow. Its name is in the registry for ever: `mlflow.pyfunc` calls the
+`_load_pyfunc` of whatever version is installed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.artifact import CARD, GOLDEN, ITEMS, MEND, MODEL, Card, Golden, verify
+from recsys.errors import ArtifactError, DataError
+from recsys.recommender import History, Recommender, top_k
+
+BATCH_ROWS = 256
+BATCH_TOKENS = 8_192  # positions a call
+BATCH_SCORES = 8_000_000  # scores a call, 32 MB
+DEFAULT_K = 10
+
+TOLERANCE: Mapping[int, float] = {8: 0.01, 32: 1e-4}
+"""How far a score may lie from the one expected, by bits of the table, as a share of the scores' range.
+
+Eight bits: a state is rounded to 255 levels, which moves a score by up to 0.5 % (measured). CPUs differ in
+the last bit of a float32 state, and so, now and then, in one level.
+"""
+
+NO_GOLDEN = Golden((), (), ())
+_NOTHING = np.empty(0, np.int32)
+
+INPUTS = ["history", "length", "exclude", "k"]
+OUTPUTS = ["codes", "scores", "all_scores"]
+
+
+class Recommendation(NamedTuple):
+    """One recommended item."""
+
+    item_id: str
+    score: float  # comparable within one answer; the item's training events where source is "popular"
+    source: Literal["model", "popular"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The answers to B requests, by item code."""
+
+    codes: np.ndarray  # (B, K) int32, best first, 0 where nothing is left
+    scores: np.ndarray  # (B, K) float32, -inf where nothing is left
+    popular: np.ndarray  # (B,) bool, answered by popularity because the history holds no known item
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """What the runtime knows of the items; item code c is place c - 1."""
+
+    item_ids: list[str]
+    counts: np.ndarray  # (N,) int64 training events
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Read items.parquet; ArtifactError when codes are not 1 to N or an id is missing or twice there."""
+        try:
+            file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
+            table = file.read(columns=["code", "item_id", "count"])
+            # Not read_table and to_numpy: those import pandas wherever it is installed.
+            codes, counts = (np.from_dlpack(table[name].combine_chunks()) for name in ("code", "count"))
+            item_ids = table["item_id"].to_pylist()
+        except (pa.ArrowException, KeyError, OSError) as reason:
+            raise ArtifactError(f"{ITEMS} cannot be read", mend=MEND) from reason
+        if not np.array_equal(codes, np.arange(1, len(codes) + 1)):
+            raise ArtifactError(f"{ITEMS} does not hold the codes 1 to {len(codes)} in order", mend=MEND)
+        if None in item_ids or len(set(item_ids)) < len(item_ids):
+            raise ArtifactError(f"{ITEMS} has an item without an id or an id twice", mend=MEND)
+        return cls(item_ids, counts)
+
+
+class ServingGraph:
+    """A loaded model.onnx. Histories are codes from 1 to N, none empty, none longer than the model reads."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as reason:  # onnxruntime's exceptions have no base class of their own
+            raise ArtifactError(f"onnxruntime cannot load {MODEL}", mend=MEND) from reason
+        found = [node.name for node in (*self.session.get_inputs(), *self.session.get_outputs())]
+        if found != INPUTS + OUTPUTS:
+            raise ArtifactError(
+                f"{MODEL} reads and gives {', '.join(found)}, not what the runtime expects", mend=MEND
+            )
+
+    def all_scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) float32."""
+        return np.asarray(self._run(["all_scores"], histories, [], 0)[0])
+
+    def best(
+        self, histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (B, K) int64 and scores (B, K); `exclude` holds known codes, one array a history."""
+        codes, scores = self._run(["codes", "scores"], histories, exclude, k)
+        return codes, scores
+
+    def _run(
+        self, outputs: list[str], histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
+    ) -> list[np.ndarray]:
+        feeds = {
+            "history": _padded(histories, len(histories)),
+            "length": np.array([len(history) for history in histories], np.int64),
+            "exclude": _padded(exclude, len(histories)),
+            "k": np.array([k], np.int64),
+        }
+        return list(self.session.run(outputs, feeds))
+
+
+class Runtime(Recommender):
+    """A published model.
+
+    It reads the newest L known items of a history, with `repeats: exclude` each at its first place only.
+    """
+
+    def __init__(
+        self,
+        graph: ServingGraph,
+        card: Card,
+        items: ItemColumns,
+        golden: Golden = NO_GOLDEN,
+        name: str = "artifact",
+    ) -> None:
+        if len(items.item_ids) != card.items:
+            raise ArtifactError(
+                f"{ITEMS} holds {len(items.item_ids)} items, {CARD} says {card.items}", mend=MEND
+            )
+        self.graph, self.card, self.golden, self.name, self.items = graph, card, golden, name, card.items
+        self.item_ids = items.item_ids
+        self.code_of = {item_id: code for code, item_id in enumerate(items.item_ids, start=1)}
+        self.popularity = items.counts.astype(np.float32)
+
+    @classmethod
+    def open(cls, folder: Path, name: str = "artifact", threads: int = 1) -> Self:
+        """Verify the files of `folder`, then load them. ArtifactError names the file that is at fault."""
+        folder = Path(folder)
+        manifest = verify(folder)
+        return cls(
+            ServingGraph(manifest.read(folder, MODEL), threads),
+            Card.from_bytes(manifest.read(folder, CARD)),
+            ItemColumns.from_bytes(manifest.read(folder, ITEMS)),
+            Golden.from_bytes(manifest.read(folder, GOLDEN)),
+            name,
+        )
+
+    def scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) float32. Without a known item in the history they are the items' training events."""
+        read = [self._read(history) for history in histories]
+        rows = np.tile(self.popularity, (len(read), 1))
+        for chosen in self._batches(read):
+            rows[chosen] = self.graph.all_scores([read[row] for row in chosen])
+        return rows
+
+    def top(
+        self, histories: Sequence[History], k: int, exclude: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As Recommender.top, by the graph's own exact top-k. Unknown codes may be excluded too."""
+        k = min(k, self.items)
+        read = [self._read(history) for history in histories]
+        barred = [self._known(codes) for codes in exclude] if exclude is not None else [_NOTHING] * len(read)
+        codes, scores = np.zeros((len(read), k), np.int32), np.full((len(read), k), -np.inf, np.float32)
+        for row in (row for row, history in enumerate(read) if not len(history)):
+            codes[row], scores[row] = self._most_popular(barred[row], k)
+        for chosen in self._batches(read):
+            codes[chosen], scores[chosen] = self.graph.best(
+                [read[row] for row in chosen], [barred[row] for row in chosen], k
+            )
+        return codes, scores
+
+    def serve(self, histories: Sequence[History], k: int) -> Served:
+        """The best k items of each user by the card's rule on repeats. A history may be empty."""
+        exclude = histories if self.card.repeats == "exclude" else None
+        codes, scores = self.top(histories, k, exclude)
+        return Served(codes, scores, np.array([not len(self._known(history)) for history in histories], bool))
+
+    def codes(self, item_ids: Sequence[str]) -> History:
+        """A history of raw item ids as codes; ids the model does not know are left out."""
+        known = (self.code_of.get(item_id, 0) for item_id in item_ids)
+        return np.array([code for code in known if code], np.int32)
+
+    def recommend(self, histories: Sequence[Sequence[str]], k: int = DEFAULT_K) -> list[list[Recommendation]]:
+        """The best k items of each history of raw item ids, oldest first; fewer where fewer are left.
+
+        A history without any known item is answered with the most popular items.
+        """
+        served = self.serve([self.codes(history) for history in histories], k)
+        return [
+            [
+                Recommendation(self.item_ids[code - 1], float(score), "popular" if popular else "model")
+                for code, score in zip(codes, scores, strict=True)
+                if code
+            ]
+            for codes, scores, popular in zip(served.codes, served.scores, served.popular, strict=True)
+        ]
+
+    def check_golden(self) -> None:
+        """Replay the golden requests. ArtifactError when an answer is another than when the model was made.
+
+        Two items whose scores lie within the tolerance may have changed places: CPUs differ in the last bit.
+        """
+        answers = zip(self.golden.histories, self.golden.codes, self.golden.scores, strict=True)
+        for number, (history, listed, expected) in enumerate(answers, start=1):
+            asked, codes = np.array(history, np.int32), np.array(listed, np.int64)
+            scores = self.scores([asked])[0]
+            served = self.serve([asked], len(codes))
+            within = TOLERANCE[self.card.bits] * np.ptp(scores)
+            now = np.stack([scores[codes - 1], served.scores[0]])
+            if not np.all(np.abs(now - np.array(expected)) <= within):
+                raise ArtifactError(
+                    f"golden request {number} is answered otherwise than when the model was made", mend=MEND
+                )
+
+    def _known(self, codes: np.ndarray) -> np.ndarray:
+        """The codes this model has an item for: a champion may be asked about a later catalog."""
+        return codes[(codes >= 1) & (codes <= self.items)]
+
+    def _read(self, history: History) -> History:
+        """What the model reads of a history."""
+        known = self._known(history)
+        if self.card.repeats == "exclude":
+            _, first = np.unique(known, return_index=True)
+            known = known[np.sort(first)]
+        return known[-self.card.length :]
+
+    def _most_popular(self, barred: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and scores (K,)."""
+        row = self.popularity.copy()
+        row[barred - 1] = -np.inf
+        codes, scores = top_k(row[None], k)
+        return codes[0], scores[0]
+
+    def _batches(self, read: Sequence[History]) -> Iterator[np.ndarray]:
+        """Rows of equally long histories: unpadded, so that no row depends on another by a single bit."""
+        lengths = np.array([len(history) for history in read], np.int64)
+        for length in np.unique(lengths[lengths > 0]):
+            rows = np.flatnonzero(lengths == length)
+            size = max(1, min(BATCH_ROWS, BATCH_TOKENS // int(length), BATCH_SCORES // self.items))
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
+
+
+def _padded(rows: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """(count, longest) int64 with 0 on the right of shorter rows; no column without rows."""
+    table = np.zeros((count, max((len(row) for row in rows), default=0)), np.int64)
+    for into, row in zip(table, rows, strict=False):
+        into[: len(row)] = row
+    return table
+
+
+class PyfuncModel:
+    """What `mlflow.pyfunc.load_model` wraps."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """A frame of item_ids, scores and sources, a list a row, for a frame with the column history.
+
+        A history is a list of item ids, oldest first. `params` may set `k`, how many items are wanted.
+        DataError for another frame or a k below 1.
+        """
+        import pandas as pd  # only MLflow's callers need it
+
+        if "history" not in getattr(model_input, "columns", ()):
+            raise DataError(
+                "the input has no column history", mend="Send one list of item ids a row, oldest first."
+            )
+        k = int((params or {}).get("k", DEFAULT_K))
+        if k < 1:
+            raise DataError(f"k is {k}", mend="Ask for at least one item.")
+        answers = self.runtime.recommend([_item_ids(history) for history in model_input["history"]], k)
+        columns = {
+            "item_ids": [[item.item_id for item in answer] for answer in answers],
+            "scores": [[item.score for item in answer] for answer in answers],
+            "sources": [[item.source for item in answer] for answer in answers],
+        }
+        return pd.DataFrame(columns, index=model_input.index)
+
+
+def _item_ids(history: Any) -> list[str]:
+    """A cell of the column: None is an empty history, one text is not a list of texts."""
+    if history is None:
+        return []
+    if isinstance(history, str) or not hasattr(history, "__iter__"):
+        raise DataError(f"a history is {history!r}", where="column history", mend="Send a list of item ids.")
+    return list(history)
+
+
+def _load_pyfunc(path: str) -> PyfuncModel:
+    """MLflow's entry: the folder of the artifact, verified and proven on its golden requests."""
+    runtime = Runtime.open(Path(path))
+    runtime.check_golden()
+    return PyfuncModel(runtime)

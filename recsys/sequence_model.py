@@ -1,0 +1,87 @@
+"""A causal model over item vectors: what training asks of it, and how it scores and is validated."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsys.histories import Cases
+from recsys.metrics import Hits, ndcg
+from recsys.recommender import History, Recommender
+
+
+class SequenceModel(Protocol):
+    """The decoder of teacher and student, or a language model. Always an nn.Module."""
+
+    @property
+    def length(self) -> int:
+        """L, the most items it reads."""
+
+    def item_table(self) -> Tensor:
+        """(N + 1, D): one vector an item, used on the input and the output side; row 0 is padding."""
+
+    def states(self, items: Tensor, table: Tensor) -> Tensor:
+        """(B, L) codes, 0 padding on the right -> (B, L, D); the score of an item is state . item vector."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those with requires_grad are trained, checkpointed, and kept of the best epoch."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Dropout on."""
+
+    def eval(self) -> Any:
+        """Dropout off."""
+
+
+class Scorer(Recommender):
+    """A sequence model as a Recommender. The item table is computed at construction: train first."""
+
+    def __init__(self, model: SequenceModel, length: int, name: str, batch_tokens: int = 16_384) -> None:
+        """`length` newest items of a history are read, at most `batch_tokens` padded positions at a time."""
+        self.model, self.length, self.name, self.batch_tokens = model, length, name, batch_tokens
+        with torch.inference_mode():
+            self.table = model.item_table()
+        self.items = len(self.table) - 1
+
+    def scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) float32. Items the model does not know are passed over; with no known item all scores are 0."""
+        known = [history[history <= self.items][-self.length :] for history in histories]
+        lengths = np.array([len(history) for history in known], np.int64)
+        rows = np.zeros((len(known), self.items), np.float32)
+        order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
+        self.model.eval()
+        while len(order):
+            # Longest first, so the first of the rest tells the padded width of the next batch.
+            chosen, order = np.split(order, [max(1, self.batch_tokens // lengths[order[0]])])
+            rows[chosen] = self._scores([known[row] for row in chosen])
+        return rows
+
+    def _scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) of a few histories, none empty."""
+        lengths = torch.tensor([len(history) for history in histories])
+        items = torch.zeros(len(histories), int(lengths.max()), dtype=torch.int64)
+        for row, history in enumerate(histories):
+            items[row, : len(history)] = torch.from_numpy(history.astype(np.int64))
+        on = self.table.device
+        with torch.inference_mode():
+            states = self.model.states(items.to(on), self.table)
+            newest = states[torch.arange(len(histories), device=on), lengths.to(on) - 1]
+            scores = newest @ self.table[1:].T
+        return np.asarray(scores.float().cpu().numpy())
+
+
+def ranking_validator(model: SequenceModel, cases: Cases, most: int = 2_000) -> Callable[[], float]:
+    """A function that gives the model's present mean NDCG@10 on at most `most` of the cases, evenly spaced."""
+    chosen = cases.sample(most)
+    exclusions = chosen.exclusions()
+
+    def validate() -> float:
+        scorer = Scorer(model, model.length, "validated")
+        known = [codes[codes <= scorer.items] for codes in exclusions]
+        codes, _ = scorer.top(chosen.histories, 10, known)
+        hits = Hits.of(codes, chosen.targets)
+        return float(ndcg(hits.at_rank, hits.targets, 10).mean())
+
+    return validate

@@ -1,0 +1,324 @@
+"""The teacher's distribution at every training position: K items with log-probabilities, and the log-sum-exp.
+
+A position is known by a hash of what it sees (`Windows.sight_hashes`), so a label made one night is found
+again the next: a night writes one segment with the positions no earlier segment has. One segment is a folder
+with `labels.parquet` and `segment.json`, written in this order. Temperature is 1.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from recsys.config import LabelsConfig
+from recsys.errors import StoreError, TrainingError
+from recsys.histories import Histories
+from recsys.sequence_model import SequenceModel
+from recsys.training import Batch
+from recsys.windows import Windows
+
+LABELS, SEGMENT = "labels.parquet", "segment.json"
+
+# The bytes of the same place side by side: high bytes are much alike, so a position takes an eighth less.
+_ENCODING = {f"{column}.list.element": "BYTE_STREAM_SPLIT" for column in ("items", "logp")}
+_BATCH_TOKENS = 8_192
+_SCORES_AT_ONCE = 1 << 20
+_ROWS_A_GROUP = 1 << 15
+
+
+def label_schema(top_k: int) -> pa.Schema:
+    """The columns of `labels.parquet`, one row a position: what it sees, and the K best items, best first."""
+    return pa.schema(
+        [
+            pa.field("sight", pa.uint64(), nullable=False),  # Windows.sight_hashes
+            pa.field("items", pa.list_(pa.int32(), top_k), nullable=False),  # codes, equal logits by code
+            pa.field(
+                "logp", pa.list_(pa.float16(), top_k), nullable=False
+            ),  # over the teacher's catalog, nats
+            pa.field("lse", pa.float32(), nullable=False),  # log-sum-exp of all logits: logit = logp + lse
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What labels must share to be joined: whose they are, over which items, and how many are kept."""
+
+    teacher: str  # digest of the teacher
+    catalog: str  # sha256 of the first `items` item ids
+    items: int  # V, the items the teacher knows: a prefix of the catalog
+    top_k: int  # K, at most V
+
+    @classmethod
+    def of(cls, teacher: str, items: int, item_ids: Sequence[str], config: LabelsConfig) -> Self:
+        """The labelling by the teacher with digest `teacher`, which knows the first `items` of `item_ids`."""
+        return cls(teacher, prefix_digest(item_ids[:items]), items, min(config.top_k, items))
+
+
+def prefix_digest(item_ids: Sequence[str]) -> str:
+    """sha256 of item ids in order, each behind its length in bytes, so that no two lists look alike."""
+    seen = hashlib.sha256()
+    for item_id in item_ids:
+        text = item_id.encode()
+        seen.update(len(text).to_bytes(8, "little") + text)
+    return seen.hexdigest()
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The P training positions of a dataset, for a model that reads `length` items, and what each sees."""
+
+    histories: Histories
+    windows: Windows
+    sight: np.ndarray  # (P,) uint64, window after window
+    at: np.ndarray  # (P,) int64, flat input positions in the Histories
+
+    @classmethod
+    def of(cls, histories: Histories, length: int) -> Self:
+        """All positions that are followed by a hard label in the training part."""
+        windows = Windows.of_training(histories, length)
+        return cls(histories, windows, windows.sight_hashes(histories.items), windows.owned_positions())
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one segment holds."""
+
+    labelling: Labelling
+    written: int  # rows: positions labelled
+    forward: int  # positions the teacher read to label them
+
+    def save(self, folder: Path) -> None:
+        """Write `segment.json`; a folder without it is no segment."""
+        value = {"labelling": asdict(self.labelling), "written": self.written, "forward": self.forward}
+        draft = folder / f"{SEGMENT}.tmp"
+        draft.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False))
+        os.replace(draft, folder / SEGMENT)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read `segment.json`. Raises StoreError when it is not there or not whole."""
+        try:
+            value = json.loads((folder / SEGMENT).read_text())
+            return cls(Labelling(**value["labelling"]), value["written"], value["forward"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                "a segment of soft labels cannot be read", where=f"{folder / SEGMENT}: {error}"
+            ) from None
+
+
+def ignore(done: int, total: int) -> None:
+    """Do nothing with the progress."""
+
+
+def missing(sight: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(P,) bool: what is to be labelled, the first of each `sight` (P,) not among `known`; both uint64."""
+    first = np.zeros(len(sight), bool)
+    first[np.unique(sight, return_index=True)[1]] = True
+    return first & ~np.isin(sight, known)
+
+
+def write_segment(
+    teacher: SequenceModel,
+    labelling: Labelling,
+    positions: Positions,
+    known: Sequence[Path],
+    out: Path,
+    on_progress: Callable[[int, int], None] = ignore,
+) -> Segment:
+    """Label the positions that no segment of `known` has, into the folder `out`, a row group at a time.
+
+    The teacher reads whole windows, since a position needs what stands before it, but only missing positions
+    are scored and written. An item the teacher does not know yet is read as row 0 of its table, no item, and
+    keeps its place in the history. The work is done on the teacher's device. `on_progress` hears how many
+    positions are written, of how many. Raises StoreError when a segment of `known` is of another labelling,
+    TrainingError when the teacher's scores are not numbers.
+    """
+    earlier = [sight for folder in known for sight in _known_sight(folder, labelling)]
+    wanted = missing(positions.sight, np.concatenate(earlier) if earlier else np.empty(0, np.uint64))
+    chosen = _windows_of(positions.windows, wanted)
+    total, written = int(wanted.sum()), 0
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / f"{LABELS}.tmp"
+    with pq.ParquetWriter(
+        draft,
+        label_schema(labelling.top_k),
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=False,
+        column_encoding=_ENCODING,
+    ) as writer:
+        for group in _groups(_labelled(teacher, labelling, positions, wanted, chosen)):
+            writer.write_table(group, row_group_size=_ROWS_A_GROUP)
+            written += len(group)
+            on_progress(written, total)
+    os.replace(draft, out / LABELS)
+    segment = Segment(labelling, written, int((chosen.stop - chosen.start).sum()))
+    segment.save(out)
+    return segment
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The labels of a dataset's training positions, in memory: R rows, one for each thing that is seen."""
+
+    labelling: Labelling
+    items: np.ndarray  # (R, K) int32 codes, best first
+    logp: np.ndarray  # (R, K) float16
+    lse: np.ndarray  # (R,) float32
+    rows: np.ndarray  # (E,) int32: the row of a flat input position, -1 where none is owned
+
+    @classmethod
+    def open(cls, segments: Sequence[Path], positions: Positions, labelling: Labelling) -> Self:
+        """Join the segments to the positions by what is seen; rows nobody needs are passed over.
+
+        Raises StoreError when a segment is of another labelling or damaged, or when a position has no label.
+        """
+        sights, row = np.unique(positions.sight, return_inverse=True)
+        rows = np.full(len(positions.histories.items), -1, np.int32)
+        rows[positions.at] = row
+        items = np.zeros((len(sights), labelling.top_k), np.int32)
+        logp = np.zeros((len(sights), labelling.top_k), np.float16)
+        lse = np.full(len(sights), np.nan, np.float32)
+        for folder in segments:
+            for part in _parts(folder, labelling, ["sight", "items", "logp", "lse"]):
+                sight = part["sight"].to_numpy()
+                at = np.minimum(np.searchsorted(sights, sight), len(sights) - 1)
+                hit = sights[at] == sight
+                items[at[hit]] = _matrix(part["items"])[hit]
+                logp[at[hit]] = _matrix(part["logp"])[hit]
+                lse[at[hit]] = part["lse"].to_numpy()[hit]
+        _require_all(np.isnan(lse)[row], positions)
+        return cls(labelling, items, logp, lse, rows)
+
+    def at(self, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Codes (P, k) int32 and log-probabilities (P, k) float16 of the k best, for flat positions (P,)."""
+        row = self.rows[positions.cpu().numpy()]
+        assert row.min(initial=0) >= 0, "a position that is not a training position has no soft label"
+        items, logp = (torch.from_numpy(column[:, :k][row]) for column in (self.items, self.logp))
+        return items.to(positions.device), logp.to(positions.device)
+
+
+def _labelled(
+    teacher: SequenceModel, labelling: Labelling, positions: Positions, wanted: np.ndarray, chosen: Windows
+) -> Iterator[pa.Table]:
+    """The rows of the wanted positions, a few thousand at a time."""
+    sight = np.zeros(len(positions.histories.items), np.uint64)
+    sight[positions.at] = positions.sight
+    to_label = np.zeros(len(positions.histories.items), bool)
+    to_label[positions.at[wanted]] = True
+    rows = max(1, _SCORES_AT_ONCE // labelling.items)
+    teacher.eval()
+    with torch.inference_mode():
+        table = teacher.item_table().float()
+        on = table.device
+        for numbers in chosen.batches(_BATCH_TOKENS, None):
+            batch = Batch.of(positions.histories, chosen, numbers, on)
+            some = to_label[batch.positions.cpu().numpy()]
+            read = batch.items.masked_fill(batch.items > labelling.items, 0)
+            states = teacher.states(read, table)[batch.owned][torch.from_numpy(some).to(on)].float()
+            at = batch.positions.cpu().numpy()[some]
+            for first in range(0, len(at), rows):
+                part = slice(first, first + rows)
+                yield _rows(states[part] @ table[1:].T, sight[at[part]], labelling.top_k)
+
+
+def _rows(logits: Tensor, sight: np.ndarray, k: int) -> pa.Table:
+    """The rows of P positions with these logits (P, V)."""
+    lse = torch.logsumexp(logits, 1)
+    if not torch.isfinite(lse).all():
+        raise TrainingError("the teacher's scores are not numbers", mend="Train it at a lower rate.")
+    codes, best = _best(logits, k)
+    logp = (best - lse[:, None]).half().cpu().numpy()
+    schema = label_schema(k)
+    columns = [
+        pa.array(sight),
+        pa.FixedSizeListArray.from_arrays(pa.array(codes.cpu().numpy().astype(np.int32).ravel()), k),
+        pa.FixedSizeListArray.from_arrays(pa.array(logp.ravel()), k),
+        pa.array(lse.cpu().numpy()),
+    ]
+    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Codes (P, k) and logits (P, k) of the k largest of each row of (P, V), ties by the lower code."""
+    values, at = torch.topk(logits, min(k + 1, logits.shape[1]), 1)
+    at = at[:, :k]
+    if values.shape[1] > k:
+        # topk takes any of several equals: where the first left out equals the last kept, sort the whole row.
+        tied = torch.nonzero(values[:, k] == values[:, k - 1])[:, 0]
+        at[tied] = torch.sort(logits[tied], dim=1, descending=True, stable=True)[1][:, :k]
+    at = torch.sort(at, dim=1)[0]
+    values, order = torch.sort(logits.gather(1, at), dim=1, descending=True, stable=True)
+    return at.gather(1, order) + 1, values
+
+
+def _groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in row groups."""
+    held: list[pa.Table] = []
+    rows = 0
+    for part in parts:
+        held.append(part)
+        rows += len(part)
+        if rows >= _ROWS_A_GROUP:
+            yield pa.concat_tables(held).combine_chunks()
+            held, rows = [], 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _windows_of(windows: Windows, wanted: np.ndarray) -> Windows:
+    """The windows that own a wanted position, for `wanted` (P,) bool."""
+    owner = np.repeat(np.arange(len(windows)), windows.stop - windows.own)
+    chosen = np.unique(owner[wanted])
+    return Windows(windows.start[chosen], windows.own[chosen], windows.stop[chosen])
+
+
+def _known_sight(folder: Path, labelling: Labelling) -> Iterator[np.ndarray]:
+    for part in _parts(folder, labelling, ["sight"]):
+        yield part["sight"].to_numpy()
+
+
+def _parts(folder: Path, labelling: Labelling, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a segment, checked, a bounded number of rows at a time."""
+    found = Segment.load(folder).labelling
+    for field in fields(Labelling):
+        theirs, ours = getattr(found, field.name), getattr(labelling, field.name)
+        if theirs != ours:
+            raise StoreError(
+                f"soft labels of another labelling: {field.name} is {theirs}, {ours} was expected",
+                where=str(folder),
+                mend="Label with the present teacher again.",
+            )
+    try:
+        with pq.ParquetFile(folder / LABELS, page_checksum_verification=True) as file:
+            yield from file.iter_batches(batch_size=_ROWS_A_GROUP, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError("a segment of soft labels is damaged", where=f"{folder / LABELS}: {error}") from None
+
+
+def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    """(rows, K) of a column of lists."""
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
+
+
+def _require_all(absent: np.ndarray, positions: Positions) -> None:
+    """Raise StoreError naming the first of the positions (P,) that has no label."""
+    if not absent.any():
+        return
+    at = positions.at[np.flatnonzero(absent)[0]]
+    user = np.searchsorted(positions.histories.offsets, at, side="right") - 1
+    raise StoreError(
+        f"{absent.sum()} of {len(absent)} training positions have no soft label",
+        where=f"the first is event {at - positions.histories.offsets[user] + 1} of user {user + 1}",
+        mend="Write a segment for this dataset first.",
+    )

@@ -1,0 +1,70 @@
+"""The cross-entropy of the item that followed, over a whole catalog or a sample of it, in nats.
+
+On a CPU it is most of a training's cost, and memory traffic is most of that: both ways below avoid whole passes.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, embedding
+
+CHUNK_BYTES = 4_000_000  # of scores at a time: they stay in the processor's cache
+
+
+def full(states: Tensor, table: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of -log softmax(states . table)[label]: states (P, D), table (N + 1, D), others (P,)."""
+    if states.is_cuda:
+        losses = cross_entropy(states @ table[1:].T, labels - 1, reduction="none")
+        return (losses * weights).sum() / weights.sum()
+    importance = weights / weights.sum()
+    return cast(Tensor, _ChunkedCrossEntropy.apply(states, table[1:], labels - 1, importance))  # type: ignore[no-untyped-call]
+
+
+def sampled(states: Tensor, table: Tensor, labels: Tensor, weights: Tensor, negatives: int) -> Tensor:
+    """As `full`, with the sum over the other items estimated from `negatives` of them, shared by the batch.
+
+    -log(e^z_y / (e^z_y + V/n sum_j e^z_j)) over n items j != y drawn evenly without replacement from the V: the
+    denominator is the full one in expectation (Jean et al. 2015, section 3). `embedding`, not indexing: threads add
+    up the gradient of indexing in no fixed order.
+    """
+    items = len(table) - 1
+    drawn = torch.randperm(items, device=table.device)[:negatives] + 1
+    # Column 0 is kept free for the positive; scoring the padding there is cheaper than joining two matrices.
+    scores = states @ embedding(torch.nn.functional.pad(drawn, (1, 0)), table).T
+    column = torch.zeros(items + 1, dtype=torch.int64, device=table.device)
+    column[drawn] = torch.arange(1, len(drawn) + 1, device=table.device)
+    clash = column[labels].nonzero()[:, 0]
+    scores[clash, column[labels[clash]]] = -math.inf
+    positive = (states * embedding(labels, table)).sum(1)
+    scores[:, 0] = positive - math.log(items / len(drawn))
+    losses = cross_entropy(scores, torch.zeros_like(labels), reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Loss and gradient in one pass over chunks of rows, so that no (P, N) matrix is ever written to memory."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """sum(weights * -log softmax(states @ table.T)[labels]), `weights` adding up to 1."""
+        rows = max(1, CHUNK_BYTES // (4 * len(table)))
+        loss = states.new_zeros(())
+        to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
+        for first in range(0, len(states), rows):
+            part = slice(first, first + rows)
+            label, weight = labels[part, None], weights[part, None]
+            logarithms = torch.log_softmax(states[part] @ table.T, dim=1)
+            loss -= (logarithms.gather(1, label) * weight).sum()
+            gradient = logarithms.exp_().mul_(weight).scatter_add_(1, label, -weight)
+            torch.mm(gradient, table, out=to_states[part])
+            to_table.addmm_(gradient.T, states[part])
+        ctx.save_for_backward(to_states, to_table)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients found on the way forward, scaled by what comes from above."""
+        to_states, to_table = ctx.saved_tensors
+        return to_states * upstream[0], to_table * upstream[0], None, None

@@ -1,0 +1,87 @@
+"""The connection to MLflow: made once, told when dead, its refusals as RegistryError.
+
+MLflow is imported on first use, because that takes a second and a half.
+"""
+
+import contextlib
+import fcntl
+import functools
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import RegistryError
+from tasks.adapters.settings import Settings
+
+
+class RefusedError(RegistryError):
+    """MLflow refused a call or could not be reached; `code` is its own name for why."""
+
+    def __init__(self, code: str, what: str, where: str) -> None:
+        self.code = code
+        super().__init__(what, where=where)
+
+
+class Client:
+    """`mlflow.MlflowClient`, method for method, raising `RefusedError` instead of MLflow's exceptions."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self.uri = uri
+        self._mlflow = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._mlflow, name)
+
+        @functools.wraps(method)
+        def told(*args: Any, **kwargs: Any) -> Any:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return method(*args, **kwargs)
+            except MlflowException as error:
+                raise RefusedError(
+                    str(error.error_code), f"MLflow says: {error.message}", self.uri
+                ) from error
+
+        return told
+
+
+def connect(settings: Settings) -> Client:
+    """A client whose database is there. RegistryError within 15 seconds when a server does not answer."""
+    uri = settings.tracking_uri
+    if uri.startswith("http"):
+        _reach(uri)
+    with alone(settings):  # four processes on a fresh database crash in its migrations
+        client = Client(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """One process of this home at a time."""
+    path = Path(settings.home, "run", "mlflow.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _reach(uri: str, attempts: int = 3) -> None:
+    """MLflow's own retries would take minutes to tell."""
+    for attempt in range(attempts):
+        try:
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=4):
+                return
+        except OSError as error:
+            why = error
+            time.sleep(attempt)
+    raise RegistryError(
+        f"the MLflow server does not answer: {why}",
+        where=uri,
+        mend="Start it, or unset MLFLOW_TRACKING_URI to use the home's own database.",
+    )

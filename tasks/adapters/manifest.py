@@ -1,0 +1,123 @@
+"""What an object of the store is made from (recipe), consists of (manifest) and descends from (lineage)."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from recsys.errors import StoreError
+
+
+def canonical(value: object) -> bytes:
+    """The one JSON text of a value: sorted keys, ASCII, no blanks, neither NaN nor infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(sha256_by_name: Mapping[str, str]) -> str:
+    """What an object is: sha256 over the names of its files and the sha256 of each."""
+    return hashlib.sha256(canonical(sorted(sha256_by_name.items()))).hexdigest()
+
+
+def digest_of_folder(folder: Path) -> str:
+    """The digest of the object that a folder shows."""
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return digest_of({p.relative_to(folder).as_posix(): sha256_of(p) for p in files})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a result depends on. Equal recipes make equal bytes, so what is made is not made again."""
+
+    step: str
+    version: int
+    config: Mapping[str, Any]
+    parents: tuple[str, ...]  # digests
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(canonical(asdict(self))).hexdigest()
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an object; `rows` of a Parquet file, else None."""
+
+    name: str
+    sha256: str
+    bytes: int
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an object consists of and where it comes from. `digest` covers `files`, nothing else."""
+
+    step: str
+    key: str
+    version: int
+    digest: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, str]
+    parents: tuple[str, ...]
+    files: tuple[File, ...]
+    measured: str | None  # sha256 of measured.json
+
+    @classmethod
+    def of(cls, recipe: Recipe, files: tuple[File, ...], measured: str | None) -> Self:
+        """The manifest of what `recipe` made."""
+        digest = digest_of({f.name: f.sha256 for f in files})
+        return cls(
+            step=recipe.step,
+            key=recipe.key,
+            version=recipe.version,
+            digest=digest,
+            config=recipe.config,
+            environment=recipe.environment,
+            parents=recipe.parents,
+            files=files,
+            measured=measured,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a checksum of itself."""
+        fields = json.loads(canonical(asdict(self)))
+        checked = {"manifest": fields, "sha256": hashlib.sha256(canonical(fields)).hexdigest()}
+        return json.dumps(checked, sort_keys=True, indent=1, allow_nan=False).encode("ascii")
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The manifest in a file; None when there is no such file; StoreError when it is damaged."""
+        try:
+            checked = json.loads(path.read_bytes())
+            fields = checked["manifest"]
+            if hashlib.sha256(canonical(fields)).hexdigest() != checked["sha256"]:
+                raise ValueError("checksum")
+            files = tuple(File(**f) for f in fields["files"])
+            return cls(**{**fields, "files": files, "parents": tuple(fields["parents"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                "a manifest of the store is damaged",
+                where=str(path),
+                mend="Run the same command again: what is damaged is made anew.",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """An object and what it was made from, down to what the store has not made (no `manifest` there)."""
+
+    digest: str
+    manifest: Manifest | None
+    parents: tuple["Lineage", ...]

@@ -1,0 +1,267 @@
+"""The model registry: data-only versions, each registered once, their aliases, their load test.
+
+A version holds the published files and MLflow's `MLmodel`, never code and never pickle; what loads them is a
+module of the installed package. MLflow repeats a request whose response was lost, so every version carries the
+tag recsys.intent: of several with the same intent the lowest number counts.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import RegistryError
+from tasks.adapters.connection import Client, RefusedError
+from tasks.adapters.manifest import digest_of_folder
+from tasks.adapters.settings import Settings
+
+TEACHER = "recsys-teacher"
+STUDENT = "recsys-student"
+INTENT = "recsys.intent"
+DIGEST = "recsys.digest"
+DUPLICATE = "recsys.duplicate_of"
+
+_SHOWN = "mlflow.modelVersions"
+"""Tag of a logged model from which MLflow's UI shows what it was registered as; only MLflow's server sets it."""
+
+_NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """The model's signature by example: a request and its answer, column by column, and parameters."""
+
+    inputs: Mapping[str, Sequence[Any]]
+    outputs: Mapping[str, Sequence[Any]]
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    model: str
+    number: int
+    tags: Mapping[str, str]
+    description: str
+    run_id: str
+
+    @property
+    def digest(self) -> str:
+        """Of the published files, as the store computes it; empty for a version registered by hand."""
+        return self.tags.get(DIGEST, "")
+
+
+class Registry:
+    """The registered models of one MLflow."""
+
+    def __init__(self, settings: Settings, client: Client, experiment_id: Callable[[], str]) -> None:
+        self.settings, self.client = settings, client
+        self._experiment_id = experiment_id
+
+    def register(
+        self,
+        model: str,
+        folder: Path,
+        loader_module: str,
+        *,
+        run_id: str,
+        intent: str,
+        tags: Mapping[str, str],
+        description: str,
+        example: Example | None = None,
+    ) -> int:
+        """Publishes the files of `folder` as a version and gives its number, the same for the same intent.
+
+        `loader_module` is an installed module with `_load_pyfunc(path)`; its name stays in the registry.
+        """
+        known = self.by_intent(model, intent)
+        if known is None:
+            self.require(model)
+            tags = {**tags, INTENT: intent, DIGEST: digest_of_folder(folder)}
+            logged = self._publish(model, folder, loader_module, run_id, example)
+            # Not models:/<id>: on sqlite MLflow would look that up in its global tracking URI, not in ours.
+            place = logged.artifact_location
+            self.create(model, place, tags, description, run_id=run_id, model_id=logged.model_id)
+            known = self.by_intent(model, intent)
+            assert known is not None  # it was created a line above
+            shown = json.dumps([{"name": model, "version": str(known.number)}])
+            self.client.set_logged_model_tags(logged.model_id, {_SHOWN: shown})
+        return known.number
+
+    def create(
+        self, model: str, source: str, tags: Mapping[str, str], description: str, **links: str
+    ) -> None:
+        """Creates a version; tags[INTENT] tells whether it was, whatever became of the response."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self.client.create_model_version(
+                    model, source, tags=dict(tags), description=description, **links
+                )
+            except RefusedError:  # two writers took the same number, or the response was lost
+                if self.by_intent(model, tags[INTENT]) is None and attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * attempt)
+            if self.by_intent(model, tags[INTENT]) is not None:
+                return
+
+    def require(self, model: str) -> None:
+        """The registered model is there afterwards."""
+        if not _NAME.match(model):
+            raise RegistryError(
+                f"{model!r} is no name of a model", mend="Use at most 64 of a-z, 0-9, _ and -."
+            )
+        if not self._exists(model):
+            with contextlib.suppress(RefusedError):  # another process was faster
+                self.client.create_registered_model(model)
+
+    # -- reading
+
+    def all_versions(self, model: str) -> list[Version]:
+        """Every version, lowest first."""
+        return self._search(f"name = '{model}'")
+
+    def versions(self, model: str) -> list[Version]:
+        """Every version, lowest first, duplicates of an intent left out."""
+        first: dict[str, Version] = {}
+        for version in self.all_versions(model):
+            first.setdefault(version.tags.get(INTENT, f"version {version.number}"), version)
+        return list(first.values())
+
+    def version(self, model: str, number: int) -> Version:
+        """One version; RegistryError that lists the others when there is no such."""
+        versions = self.versions(model)
+        for version in versions:
+            if version.number == number:
+                return version
+        listed = ", ".join(str(v.number) for v in versions) or "none"
+        raise RegistryError(
+            f"{model} has no version {number}", where=self.client.uri, mend=f"There are: {listed}."
+        )
+
+    def by_intent(self, model: str, intent: str) -> Version | None:
+        """The version registered with an intent; its twins, from lost responses, are marked as duplicates."""
+        found = self._search(f"name = '{model}' and tags.`{INTENT}` = '{intent}'")
+        for twin in found[1:]:
+            if DUPLICATE not in twin.tags:
+                self.set_tags(model, twin.number, {DUPLICATE: str(found[0].number)})
+        return found[0] if found else None
+
+    def aliases(self, model: str) -> Mapping[str, int]:
+        """Version by alias; empty when there is no such model."""
+        if not self._exists(model):
+            return {}
+        return {
+            alias: int(number) for alias, number in self.client.get_registered_model(model).aliases.items()
+        }
+
+    def alias(self, model: str, alias: str) -> Version | None:
+        """The version an alias points at."""
+        number = self.aliases(model).get(alias)
+        return None if number is None else self.version(model, number)
+
+    # -- changing
+
+    def set_alias(self, model: str, alias: str, number: int | None) -> None:
+        """Points an alias at a version; None takes it away."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                if number is None:
+                    self.client.delete_registered_model_alias(model, alias)
+                else:
+                    self.client.set_registered_model_alias(model, alias, str(number))
+                return
+            except RefusedError:  # two writers of a new alias violate a constraint of MLflow's database
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+    def set_tags(self, model: str, number: int, tags: Mapping[str, str]) -> None:
+        """Tags of a version."""
+        for name, value in tags.items():
+            self.client.set_model_version_tag(model, str(number), name, value)
+
+    def load_check(self, model: str, number: int, runtime: str = "recsys.runtime") -> None:
+        """Loads a version as a stranger would: in a clean process, pickle off, its digest first.
+
+        The process downloads the files, compares their digest with the version's, has `runtime` verify them
+        and answer the golden requests. RegistryError, with what it said, when any of this fails.
+        """
+        digest = self.version(model, number).digest
+        if not digest:
+            raise RegistryError(
+                f"{model} version {number} was not registered by a night: its files have no digest to compare with",
+                where=self.client.uri,
+            )
+        place = (self.client.uri, model, str(number), digest)
+        command = [sys.executable, "-m", "tasks.adapters.load_check", *place, runtime]
+        done = subprocess.run(
+            command, env=self.settings.child_environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines() or [f"it ended with return code {done.returncode}"]
+            raise RegistryError(
+                f"{model} version {number} fails the load test: {said[-1]}",
+                where=self.client.uri,
+                mend="It was not given an alias. Choose another version.",
+            )
+
+    # -- inside
+
+    def _publish(self, model: str, folder: Path, loader: str, run_id: str, example: Example | None) -> Any:
+        """Uploads the files as a logged model of a run, MLflow's entity, and gives it."""
+        from mlflow.entities import LoggedModelOutput
+
+        with tempfile.TemporaryDirectory(dir=self.settings.temp) as temporary:
+            package = Path(temporary) / "model"
+            _save(package, folder, loader, example)
+            logged = self.client.create_logged_model(self._experiment_id(), name=model, source_run_id=run_id)
+            self.client.log_model_artifacts(logged.model_id, str(package))
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+        return logged
+
+    def _exists(self, model: str) -> bool:
+        return bool(self.client.search_registered_models(f"name = '{model}'", max_results=1))
+
+    def _search(self, condition: str) -> list[Version]:
+        found: list[Version] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(condition, max_results=1000, page_token=token)
+            found += [
+                Version(v.name, int(v.version), dict(v.tags), v.description or "", v.run_id or "")
+                for v in page
+            ]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda v: v.number)
+
+
+def _save(package: Path, folder: Path, loader_module: str, example: Example | None) -> None:
+    """MLflow's packaging. Requirements are named, or MLflow would import everything to infer them."""
+    import pandas as pd
+    from mlflow import pyfunc
+    from mlflow.models import infer_signature
+
+    signature = shown = None
+    if example is not None:
+        inputs, params = pd.DataFrame(dict(example.inputs)), dict(example.params)
+        signature = infer_signature(inputs, pd.DataFrame(dict(example.outputs)), params)
+        shown = (inputs, params)
+    pyfunc.save_model(
+        path=str(package),
+        loader_module=loader_module,
+        data_path=str(folder),
+        signature=signature,
+        input_example=shown,
+        pip_requirements=[f"{name}=={installed(name)}" for name in ("recsys-factory", "mlflow")],
+    )

@@ -1,0 +1,261 @@
+"""Places and engines: the home and its folders, threads, and the environment Prefect and MLflow need.
+
+`export()` must run before Prefect or MLflow is imported, because they read the environment then. All they
+write goes below the home, so that `$HOME` may be read-only.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from recsys.errors import ConfigError, HomeError
+from tasks.adapters.disk import put_if_absent
+
+_LEAST_FREE = 64 << 20  # bytes
+_EXPORTED = "RECSYS_EXPORTED"
+_YOURS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HF_HOME", "PREFECT_LOGGING_LEVEL")
+"""Variables that keep the value you gave them. What an earlier `export()` gave them is not yours."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and how much of the machine may be used. A field is read from RECSYS_<FIELD>."""
+
+    home: Path
+    store: Path
+    vault_key: Path  # the file with the secret behind the user tokens
+    threads: int  # of one training; part of the key of training and labelling (other threads, other bits)
+    workers: int  # processes that shards are spread over
+    shards: int  # a power of two, fixed for a home
+    memory_mb: int  # for out-of-core joins and sorts
+
+    @classmethod
+    def from_environment(cls, home: Path | None = None) -> Self:
+        """Settings from RECSYS_* variables; `home` wins over RECSYS_HOME, which wins over ~/.recsys."""
+        home = Path(home or os.environ.get("RECSYS_HOME") or "~/.recsys").expanduser().absolute()
+        shards = _count("SHARDS", 4)
+        if shards & (shards - 1):
+            raise ConfigError(
+                f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS"
+            )
+        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21  # half of the machine's
+        return cls(
+            home=home,
+            store=Path(os.environ.get("RECSYS_STORE") or home / "store").expanduser().absolute(),
+            vault_key=Path(os.environ.get("RECSYS_VAULT_KEY") or home / "vault" / "key")
+            .expanduser()
+            .absolute(),
+            threads=_count("THREADS", len(os.sched_getaffinity(0))),
+            workers=_count("WORKERS", 1),
+            shards=shards,
+            memory_mb=_count("MEMORY_MB", max(512, memory_mb)),
+        )
+
+    @property
+    def temp(self) -> Path:
+        """For files that need not outlive a command."""
+        return self.home / "tmp"
+
+    @property
+    def cache(self) -> Path:
+        """For what can be had again: item vectors, downloaded models, fonts."""
+        return self.home / "cache"
+
+    @property
+    def ledger(self) -> Path:
+        """The mirror of the promotion ledger."""
+        return self.home / "ledger"
+
+    @property
+    def vault(self) -> Path:
+        """Which user is behind a token."""
+        return self.home / "vault"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's database and artifacts."""
+        return self.home / "mlflow"
+
+    @property
+    def mlflow_database(self) -> str:
+        """MLflow's own database of this home."""
+        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Your MLFLOW_TRACKING_URI, else this home's running MLflow server, else its database."""
+        return _yours("MLFLOW_TRACKING_URI") or self.running().get("mlflow", self.mlflow_database)
+
+    @property
+    def artifacts(self) -> Path | None:
+        """Where MLflow keeps artifacts; None where another home's server decides."""
+        return None if _yours("MLFLOW_TRACKING_URI") else self.mlflow / "artifacts"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's home."""
+        return self.home / "prefect"
+
+    @property
+    def servers_file(self) -> Path:
+        """Which servers of this home are running: {"mlflow": {"url", "pid"}, "prefect": {"url", "pid"}}."""
+        return self.home / "run" / "servers.json"
+
+    def prepare(self) -> Self:
+        """Makes the folders, readable by their owner only. HomeError when one cannot be written."""
+        folders = (
+            self.home,
+            self.store,
+            self.temp,
+            self.cache,
+            self.ledger,
+            self.vault,
+            self.vault_key.parent,
+        )
+        try:
+            for folder in (*folders, self.mlflow / "artifacts", self.prefect, self.servers_file.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as probe:
+                    probe.write(b"probe")
+                    probe.flush()
+        except OSError as error:
+            raise HomeError(
+                f"the home cannot be written: {error.strerror}",
+                where=str(error.filename or folder),
+                mend="Choose another folder with RECSYS_HOME, or mend its permissions.",
+            ) from error
+        free = shutil.disk_usage(self.home).free
+        if free < _LEAST_FREE:
+            raise HomeError(
+                f"the disk is full: {free:,} bytes are free, at least {_LEAST_FREE:,} are needed",
+                where=str(self.home),
+                mend="Make room or choose another folder with RECSYS_HOME.",
+            )
+        self._fix_shards()
+        return self
+
+    def export(self) -> Self:
+        """Sets the environment of this process and its children for Prefect, MLflow and what else caches."""
+        environment = self._environment()
+        for name in _YOURS:
+            if _yours(name):
+                environment.pop(name, None)
+            elif name not in environment:
+                os.environ.pop(name, None)
+        os.environ.update(environment)
+        os.environ[_EXPORTED] = json.dumps(
+            {name: environment[name] for name in _YOURS if name in environment}
+        )
+        tempfile.tempdir = str(self.temp)
+        return self
+
+    def child_environment(self) -> Mapping[str, str]:
+        """For a child that loads a published model: this environment, with pickle off whatever was set here."""
+        ours = {name: value for name, value in self._environment().items() if name.startswith("MLFLOW_")}
+        return {**os.environ, **ours, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def running(self) -> Mapping[str, str]:
+        """URL by name ("mlflow", "prefect") of the servers of this home that are alive and answer."""
+        try:
+            servers = json.loads(self.servers_file.read_bytes())
+            return {n: s["url"] for n, s in servers.items() if _answers(n, s["url"], int(s["pid"]))}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise HomeError(
+                "the file of running servers is damaged",
+                where=str(self.servers_file),
+                mend="Delete it and start the servers again.",
+            ) from error
+
+    def _environment(self) -> dict[str, str]:
+        binaries = str(Path(sys.executable).parent)
+        path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+        environment = {
+            "RECSYS_HOME": str(self.home),
+            "RECSYS_STORE": str(self.store),
+            "RECSYS_VAULT_KEY": str(self.vault_key),
+            "PREFECT_HOME": str(self.prefect),
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.prefect / 'prefect.db'}",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 are too few when busy
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows steps, not log lines
+            "DO_NOT_TRACK": "1",
+            "GX_ANALYTICS_ENABLED": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # the default lets a doctored model run code
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the defaults hang for four minutes on a dead server
+            "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+            "TMPDIR": str(self.temp),
+            "XDG_CACHE_HOME": str(self.cache),
+            "MPLCONFIGDIR": str(self.cache / "matplotlib"),
+            "HF_HOME": str(self.cache / "huggingface"),
+            # `mlflow models serve` finds uvicorn on PATH, and without it ends with 127 and no word
+            "PATH": os.pathsep.join([binaries, *(p for p in path if p != binaries)]),
+        }
+        if prefect := self.running().get("prefect"):
+            environment["PREFECT_API_URL"] = prefect
+        return environment
+
+    def _fix_shards(self) -> None:
+        """The first `prepare` of a home decides its number of shards."""
+        path = self.home / "shards"
+        with tempfile.NamedTemporaryFile(dir=self.temp) as draft:
+            draft.write(str(self.shards).encode())
+            draft.flush()
+            put_if_absent(Path(draft.name), path)
+        fixed = path.read_text()
+        if fixed != str(self.shards):
+            raise ConfigError(
+                f"this home has {fixed} shards, not {self.shards}",
+                where="RECSYS_SHARDS",
+                mend=f"Set it to {fixed}, or start another home: shards cannot be changed.",
+            )
+
+
+def limit_threads(threads: int) -> None:
+    """Holds this process to so many threads; call it before torch, numpy or DuckDB is imported."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RECSYS_THREADS"):
+        os.environ[variable] = str(threads)
+
+
+def _count(name: str, default: int) -> int:
+    variable = f"RECSYS_{name}"
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"a whole number from 1 is needed, not {text!r}", where=variable)
+    return int(text)
+
+
+def _yours(name: str) -> str | None:
+    """The value of a variable unless an earlier `export()` set it."""
+    value = os.environ.get(name)
+    return None if value == json.loads(os.environ.get(_EXPORTED, "{}")).get(name) else value
+
+
+def _answers(name: str, url: str, pid: int) -> bool:
+    """Whether a server's process lives and its health page answers. A busy one gets five seconds."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+    return False

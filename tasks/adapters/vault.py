@@ -1,0 +1,125 @@
+"""The vault, the only place where user ids lie: a secret key, and a table from tokens back to the ids."""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+
+from recsys.door import Door
+from recsys.errors import HomeError
+
+KEY_BYTES = 32
+"""A key has at least so many; one that is made here has exactly so many, and they are random."""
+
+_A_QUERY = 10_000
+_WAIT_SECONDS = 60
+_SAMPLE = "recsys vault"  # its token tells one key from another
+
+
+class Vault:
+    """A folder with `key` (unless it is kept elsewhere) and `users.sqlite`, readable by their owner only."""
+
+    def __init__(self, folder: Path, key_file: Path | None = None) -> None:
+        """Opens the vault, or makes it and its key. `key_file` is where the key is kept if not in the folder.
+
+        Raises HomeError when the key or the table cannot be read, or the table was filled under another key.
+        """
+        self._users = folder / "users.sqlite"
+        key_file = key_file or folder / "key"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not key_file.exists():
+                self._require_no_users(key_file)
+                _make_key(key_file)
+            key = key_file.read_bytes()
+            os.close(os.open(self._users, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            mend = "Check that the folder is writable and the key readable."
+            where = str(error.filename or folder)
+            raise HomeError(
+                f"the vault cannot be opened: {error.strerror}", where=where, mend=mend
+            ) from error
+        if len(key) < KEY_BYTES:
+            mend = "Restore it from a backup: under another key every user is a stranger."
+            raise HomeError(
+                f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend
+            )
+        self.door = Door(key)
+        self._prepare()
+
+    def remember(self, users: pa.Table) -> None:
+        """Keeps the (token, user_id) rows that are not known yet. Several processes may do so at once."""
+        rows = users.sort_by("token")  # neighbours in the index are written together
+        tokens = (bytes.fromhex(token) for token in rows["token"].to_pylist())
+        with closing(self._connect()) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            pairs = zip(tokens, rows["user_id"].to_pylist(), strict=True)
+            connection.executemany("INSERT OR IGNORE INTO users VALUES (?, ?)", pairs)
+
+    def user_ids(self, tokens: Iterable[str]) -> dict[str, str]:
+        """The user ids of those tokens that are known."""
+        return dict(self.each_user_id(tokens))
+
+    def each_user_id(self, tokens: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """(token, user id) of those tokens that are known, in the order given; memory stays bounded."""
+        remaining = iter(tokens)
+        with closing(self._connect()) as connection:
+            while some := list(islice(remaining, _A_QUERY)):
+                marks = ",".join("?" * len(some))
+                query = f"SELECT lower(hex(token)), user_id FROM users WHERE token IN ({marks})"
+                known = dict(connection.execute(query, [bytes.fromhex(token) for token in some]))
+                yield from ((token, known[token]) for token in some if token in known)
+
+    def _require_no_users(self, key_file: Path) -> None:
+        if self._users.exists() and self._users.stat().st_size:
+            mend = "Restore it from a backup: under another key every user is a stranger."
+            raise HomeError("the key of the vault's users is gone", where=str(key_file), mend=mend)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._users, timeout=_WAIT_SECONDS, isolation_level=None)
+
+    def _prepare(self) -> None:
+        """Makes the tables once, and checks that their users came through this door."""
+        try:
+            with closing(self._connect()) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID"
+                )
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)"
+                )
+                connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
+                sample = connection.execute("SELECT sample FROM door").fetchone()[0]
+                connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            mend = "Restore it from a backup; without it users cannot be named again."
+            raise HomeError(
+                f"the table of users cannot be read: {error}", where=str(self._users), mend=mend
+            ) from error
+        if sample != self.door.token(_SAMPLE):
+            mend = "Give the key they were tokenised with: under another key every user is a stranger."
+            raise HomeError("the vault's users belong to another key", where=str(self._users), mend=mend)
+
+
+def _make_key(path: Path) -> None:
+    """Makes a key, whole or not at all. Of several processes at once one wins, and all read its key."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(KEY_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()

@@ -1,0 +1,94 @@
+"""build: accepted files into coded histories in shards, split in time."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from recsys.dataset import Build, BuildPlan, build
+from recsys.errors import ConfigError
+from tasks.adapters.store import Recipe
+from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.opening import open_build
+from tasks.refs import AcceptedRef, DatasetRef, digest_of
+
+VERSION = 1
+
+
+@task(name="build", **TASK_OPTIONS)
+def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
+    """Union of the files, duplicates counted once, append-only item codes, histories cut at the as-of time."""
+    events, data = night.config.events, night.config.data
+    with step(night, "build", "Building histories") as at:
+        as_of = parse_as_of(night.source.as_of)
+        before = at.decide_once(
+            f"catalog-before-{digest_of(accepted.digests())}", lambda: at.store.head("catalog") or {}
+        )
+        config = {
+            "events": events.model_dump(mode="json", exclude={"max_quarantined"}),
+            "data": data.model_dump(mode="json", exclude={"history_length"}),
+            "as_of": as_of,
+            "shards": at.settings.shards,
+        }
+        recipe = Recipe("build", VERSION, config, (*accepted.digests(), before.get("digest", "no catalog")))
+
+        def make(out: Path) -> None:
+            plan = BuildPlan(
+                events=events,
+                data=data,
+                as_of=as_of,
+                shards=at.settings.shards,
+                memory_mb=at.settings.memory_mb,
+                temp=at.store.scratch(recipe),
+                threads=at.settings.threads,
+            )
+            files = [at.store.open(f.step, f.digest) / "accepted.parquet" for f in accepted.files]
+            items = at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet" if accepted.items else None
+            build(files, items, _catalog(at, before), out, plan)
+
+        stored = at.make(recipe, make)
+        made = open_build(at.store, stored.digest)
+        _advance_catalog(at, stored.digest, made.items)
+        _tell(at, made)
+        at.tracking.log_dataset(
+            night.run_id, "events", stored.digest, source=str(night.source.events_path()), rows=made.kept
+        )
+        return DatasetRef.of(stored, users=made.users, items=made.items, as_of=made.as_of)
+
+
+def parse_as_of(text: str) -> int | None:
+    """ISO 8601 (UTC where it names no zone) -> seconds UTC; empty -> None. ConfigError when unreadable or in the future."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no ISO 8601 time", where="--as-of", mend="Write --as-of 2011-12-09 or 2011-12-09T02:00:00+01:00."
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise ConfigError(f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event.")
+    return int(moment.timestamp())
+
+
+def _catalog(at: Step, before: Mapping[str, Any]) -> Path | None:
+    return at.store.open("build", before["digest"]) / "catalog.parquet" if before else None
+
+
+def _advance_catalog(at: Step, digest: str, items: int) -> None:
+    """The head is the longest catalog so far: every later one begins with it."""
+    head = at.store.head("catalog")
+    if head is None or items > head["items"]:
+        at.store.set_head("catalog", {"digest": digest, "items": items})
+
+
+def _tell(at: Step, made: Build) -> None:
+    at.tell(
+        f"{made.kept:,} events of {made.users:,} users and {made.items:,} items; "
+        f"{made.test_users:,} users to test on, {made.validation_users:,} to validate on"
+    )
+    for note in made.notes:
+        at.logger.warning("%s", note, extra={"recsys_step": at.name})

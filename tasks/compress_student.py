@@ -1,0 +1,79 @@
+"""compress: prune and quantize the student, export every point of the grid, publish the chosen one as files."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect import task
+
+from recsys.artifact import verify
+from recsys.compress import Point, Recovery, compress
+from recsys.export import Publication
+from recsys.losses import Distillation
+from recsys.student import Student
+from tasks import computing
+from tasks.adapters.store import Recipe, canonical
+from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.opening import open_dataset, open_labels
+from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
+
+VERSION = 1
+
+
+@task(name="compress", **TASK_OPTIONS)
+def compress_student(night: Night, dataset: DatasetRef, labels: LabelsRef, student: StudentRef) -> ArtifactRef:
+    """The grid, and its chosen point as an object of its own: the files that will be served."""
+    with step(night, "compress", "Pruning, quantizing, exporting") as at:
+        recipe = Recipe(
+            "compress",
+            VERSION,
+            {
+                **night.config.compress.model_dump(mode="json"),
+                "recovery": night.config.search.model_dump(mode="json", include={"learning_rate", "dropout", "seed"}),
+                "length": night.config.data.history_length,
+            },
+            (student.digest, dataset.digest, *labels.digests()),
+            computing.use(at.settings),
+        )
+        grid = at.make(recipe, lambda out: _compress(at, dataset, labels, student, out))
+        folder = at.store.open("compress", grid.digest) / "artifact"
+        publish = Recipe("artifact", VERSION, {}, (grid.digest, student.digest, dataset.digest, labels.teacher.digest))
+        stored = at.make(publish, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
+        size = verify(at.store.open("artifact", stored.digest)).model_bytes
+        at.tell(f"model.onnx has {size / 1e3:,.0f} kB")
+        return ArtifactRef.of(
+            stored,
+            bytes=size,
+            grid=grid.digest,
+            student=student.digest,
+            teacher=labels.teacher.digest,
+            dataset=dataset.digest,
+        )
+
+
+def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: StudentRef, out: Path) -> None:
+    config = at.night.config
+    opened = open_dataset(at.store, dataset)
+    publication = Publication(
+        catalog=opened.catalog,
+        counts=opened.training_counts(),
+        repeats=opened.repeats,
+        lineage={"dataset": dataset.digest, "teacher": labels.teacher.digest, "student": student.digest},
+    )
+    recovery = Recovery(
+        histories=opened.histories,
+        objective=Distillation(open_labels(at, opened, labels), student.weight, student.k),
+        learning_rate=config.search.learning_rate,
+        validation=opened.validation_cases(),
+        seed=config.search.seed,
+    )
+    expected = len(config.compress.keep_ffn) * len(config.compress.table_bits) + 1
+    seen: list[Point] = []
+
+    def on_point(point: Point) -> None:
+        seen.append(point)
+        at.progress(len(seen) / max(expected, len(seen)), f"{point.keep_ffn:.0%} of the feed-forward, {point.table_bits} bits")
+
+    loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)
+    made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point)
+    (out / "grid.json").write_bytes(canonical([asdict(point) for point in made.points]))

@@ -1,0 +1,42 @@
+"""From refs to the recsys objects they name."""
+
+import json
+
+from recsys.config import LabelsConfig
+from recsys.dataset import Build, Dataset
+from recsys.soft_labels import Labelling, Positions, SoftLabels
+from recsys.teachers import LoadedTeacher, load_teacher
+from tasks.adapters.store import Store
+from tasks.night import Step
+from tasks.refs import DatasetRef, LabelsRef, TeacherRef
+
+
+def open_dataset(store: Store, ref: DatasetRef) -> Dataset:
+    """Coded histories, catalog and split."""
+    return Dataset.load(store.open(ref.step, ref.digest))
+
+
+def open_build(store: Store, digest: str) -> Build:
+    """The counts and cuts of a dataset, without its histories."""
+    document = json.loads((store.open("build", digest) / "build.json").read_text())
+    return Build.from_json(document["build"])
+
+
+def open_teacher(store: Store, ref: TeacherRef) -> LoadedTeacher:
+    """A teacher of either kind."""
+    return load_teacher(store.open(ref.step, ref.digest))
+
+
+def labelling_of(teacher: TeacherRef, dataset: Dataset, config: LabelsConfig) -> Labelling:
+    """What all labels of a teacher share."""
+    return Labelling.of(teacher.digest, teacher.items, dataset.catalog.item_ids, config)
+
+
+def open_labels(at: Step, dataset: Dataset, labels: LabelsRef) -> SoftLabels:
+    """The labels of a dataset's training positions, joined from their segments."""
+    config = at.night.config
+    return SoftLabels.open(
+        [at.store.open(segment.step, segment.digest) for segment in labels.segments],
+        Positions.of(dataset.histories, config.data.history_length),
+        labelling_of(labels.teacher, dataset, config.labels),
+    )

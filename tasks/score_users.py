@@ -1,0 +1,266 @@
+"""score: the best items of every user, or of those asked for, as one Parquet file, in bounded memory."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.asked import AskedUsers, read_asked
+from recsys.config import DataConfig, EventsConfig
+from recsys.dataset import BuildPlan
+from recsys.errors import ConfigError, DataError, RegistryError, StoreError
+from recsys.events import EventSource, input_files, validate_file
+from recsys.past import BATCH, Past, past_of_dataset, past_of_events
+from recsys.quarantine import TableDraft
+from recsys.runtime import Runtime
+from recsys.split import DAY
+from tasks.adapters.disk import told
+from tasks.adapters.ledger import Ledger
+from tasks.adapters.registry import STUDENT, Registry, Version
+from tasks.adapters.settings import Settings
+from tasks.adapters.store import Store
+from tasks.adapters.tracking import Tracking
+from tasks.adapters.vault import Vault
+from tasks.last_night import LastNight
+
+RECOMMENDATIONS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 1, best first
+        pa.field("score", pa.float32(), nullable=False),  # comparable within one user
+        pa.field("source", pa.string(), nullable=False),  # model; popularity for a user without a known item
+        pa.field("model_version", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored."""
+
+    model: str  # champion, challenger, or the number of a version
+    users: Path | None  # a file with a column user_id; None: everybody who has events
+    events: Path | None  # a file or folder of events; None: those of the last night's dataset
+    columns: Mapping[str, str]  # our column names and the files', where they differ
+    k: int  # items a user
+    out: Path
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was written."""
+
+    version: int
+    as_of: int  # seconds UTC, exclusive: histories end before it
+    users: int
+    by_popularity: int  # of them, without a known item in their history
+    rows: int
+    notes: tuple[str, ...]
+
+
+def score_users(settings: Settings, request: Request, on_progress: Callable[[int], None]) -> Scored:
+    """Writes `request.out`, which appears when it is whole; `on_progress` receives how many users are done.
+
+    Raises ConfigError, DataError or HomeError for what the user can mend, RegistryError without such a model.
+    """
+    if request.out.suffix != ".parquet" or not request.out.absolute().parent.is_dir():
+        raise ConfigError(
+            f"{request.out} is no .parquet file in a folder that is there",
+            where="--out",
+            mend="Write --out recs.parquet.",
+        )
+    store, vault = Store(settings.store), Vault(settings.vault, settings.vault_key)
+    asked = read_asked(request.users, request.columns, vault.door) if request.users else None
+    tracking = Tracking(settings)
+    registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
+    version, notes = chosen_version(registry, Ledger(settings, registry), request.model)
+    runtime = Runtime.open(store.open("artifact", _digest(version)), threads=settings.threads)
+    with (
+        told(request.out),
+        _source(settings, store, request, runtime) as source,
+        TableDraft(request.out, RECOMMENDATIONS) as draft,
+    ):
+        scoring = _Scoring(runtime, version.number, request.k, draft, on_progress)
+        if asked is None:
+            notes += scoring.serve_everybody(source.past, source.names or vault)
+        else:
+            notes += scoring.serve_asked(source.past, asked)
+    counts = (scoring.users, scoring.by_popularity, scoring.rows)
+    return Scored(version.number, source.past.as_of, *counts, (*notes, *source.notes))
+
+
+# --- which model --------------------------------------------------------------------------------------------------
+
+
+def chosen_version(registry: Registry, ledger: Ledger, model: str) -> tuple[Version, list[str]]:
+    """The version that `champion`, `challenger` or a number means, and what had to be settled to tell.
+
+    The champion is the ledger's: an alias that was moved by hand is adopted or put back first.
+    """
+    if model.isdecimal():
+        return registry.version(STUDENT, int(model)), []
+    if model not in ("champion", "challenger"):
+        mend = "Write champion, challenger or the number of a version."
+        raise ConfigError(f"{model!r} names no model", where="--model", mend=mend)
+    notes = []
+    if model == "champion":
+        settled = ledger.settle(functools.partial(registry.load_check, STUDENT))
+        notes = [settled.sentence] if settled else []
+        number = ledger.chain().require_intact().champion
+    else:
+        number = registry.aliases(STUDENT).get(model)
+    if number is None:
+        listed = ", ".join(str(version.number) for version in registry.versions(STUDENT)) or "none yet"
+        mend = f"Run a night, or name a version with --model; there are: {listed}."
+        raise RegistryError(f"there is no {model} of {STUDENT}", where=registry.client.uri, mend=mend)
+    return registry.version(STUDENT, number), notes
+
+
+def _digest(version: Version) -> str:
+    if not version.digest:
+        raise RegistryError(
+            f"{STUDENT} version {version.number} was not registered by a night: what its files are is not known",
+            mend="Name another version with --model.",
+        )
+    return version.digest
+
+
+# --- which histories ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    past: Past
+    names: Vault | None  # of the users of a file of events, which the home's vault need not know
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def _source(settings: Settings, store: Store, request: Request, runtime: Runtime) -> Iterator[_Source]:
+    """Histories up to as-of. Those of a file of events lie in a temporary folder, and so do its users' names."""
+    if request.events is None:
+        yield _Source(_last_past(store, runtime), None, ())
+        return
+    with TemporaryDirectory(dir=settings.temp, prefix="score-") as temporary:
+        folder = Path(temporary)
+        names = Vault(folder / "vault", settings.vault_key)
+        tomorrow = int(time.time()) + DAY  # a shop's clock may be ahead of ours
+        source = EventSource(request.columns, None, tomorrow, names.door, names.remember)
+        config, accepted, newest, notes = _event_rules(store, runtime), [], [], []
+        for number, file in enumerate(input_files(request.events)):
+            validation = validate_file(file, folder / str(number), source, config)
+            accepted.append(folder / str(number) / "accepted.parquet")
+            newest += [] if validation.newest is None else [validation.newest]
+            if validation.quarantined:
+                notes.append(
+                    f"{file.name}: {validation.quarantined:,} of {validation.lines:,} rows are quarantined"
+                )
+        if not newest:
+            raise DataError(
+                "there are no events", where=str(request.events), mend="Leave --events out, or bring some."
+            )
+        plan = BuildPlan(
+            events=config,
+            data=DataConfig(repeats=runtime.card.repeats),
+            as_of=max(newest) + 1,
+            shards=settings.shards,
+            memory_mb=settings.memory_mb,
+            temp=folder,
+            threads=settings.threads,
+        )
+        yield _Source(past_of_events(accepted, plan, runtime.item_ids), names, tuple(notes))
+
+
+def _last_past(store: Store, runtime: Runtime) -> Past:
+    past = past_of_dataset(store.open("build", LastNight.of(store).dataset), runtime.code_of)
+    if past.repeats == "exclude" and runtime.card.repeats == "allow":
+        raise ConfigError(
+            "the last night left repeated items out of its histories, and this model wants them",
+            where="--model",
+            mend="Name the events with --events, or choose another version.",
+        )
+    return past
+
+
+def _event_rules(store: Store, runtime: Runtime) -> EventsConfig:
+    """As the model's own dataset was built, where the store still knows it."""
+    try:
+        return EventsConfig.model_validate(
+            store.manifest("build", runtime.card.lineage["dataset"]).config["events"]
+        )
+    except (KeyError, StoreError):
+        return EventsConfig()
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Scoring:
+    """Serves batches of users and writes their rows."""
+
+    runtime: Runtime
+    version: int
+    k: int
+    draft: TableDraft
+    on_progress: Callable[[int], None]
+    users: int = 0
+    by_popularity: int = 0
+    rows: int = 0
+    item_ids: pa.Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.item_ids = pa.array(self.runtime.item_ids, pa.string())
+
+    def serve_everybody(self, past: Past, names: Vault) -> list[str]:
+        """All users with events. Gives a note when some of them have no name any more."""
+        nameless = 0
+        for batch in past.batches:
+            named = names.user_ids(batch.tokens.to_pylist())
+            user_ids = pa.array([named.get(token) for token in batch.tokens.to_pylist()], pa.string())
+            known = np.flatnonzero(user_ids.is_valid().to_numpy(zero_copy_only=False))
+            nameless += len(user_ids) - len(known)
+            self._serve(user_ids.take(pa.array(known)), [batch.histories[at] for at in known])
+        return [f"{nameless:,} users have no name in the vault and are left out"] if nameless else []
+
+    def serve_asked(self, past: Past, asked: AskedUsers) -> list[str]:
+        """Those with events from them, the others, in the order of their file, from popularity."""
+        waiting = np.ones(len(asked.tokens), bool)
+        for batch in past.batches:
+            places = pc.index_in(batch.tokens, asked.tokens)
+            here = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
+            places = places.take(pa.array(here))
+            waiting[places.to_numpy()] = False
+            self._serve(asked.user_ids.take(places), [batch.histories[at] for at in here])
+        strangers = np.flatnonzero(waiting)
+        for start in range(0, len(strangers), BATCH):
+            some = asked.user_ids.take(pa.array(strangers[start : start + BATCH]))
+            self._serve(some, [np.empty(0, np.int32)] * len(some))
+        return [f"{asked.doubled:,} rows name a user again: each is served once"] if asked.doubled else []
+
+    def _serve(self, user_ids: pa.Array, histories: list[np.ndarray]) -> None:
+        """Writes the rows of (B,) users."""
+        served = self.runtime.serve(histories, self.k)
+        row, rank = np.nonzero(served.codes)
+        source = pa.array(["model", "popularity"]).take(pa.array(served.popular[row].astype(np.int8)))
+        columns = [
+            user_ids.take(pa.array(row)),
+            self.item_ids.take(pa.array(served.codes[row, rank] - 1)),
+            pa.array((rank + 1).astype(np.int32)),
+            pa.array(served.scores[row, rank]),
+            source,
+            pa.array(np.full(len(row), self.version, np.int32)),
+        ]
+        self.draft.write(pa.Table.from_arrays(columns, schema=RECOMMENDATIONS))
+        self.users += len(user_ids)
+        self.by_popularity += int(served.popular.sum())
+        self.rows += len(row)
+        self.on_progress(self.users)

@@ -1,0 +1,256 @@
+"""A night's refs retold as the plain numbers and words of a Story."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from recsys.dataset import Dataset
+from recsys.evaluate import ModelReport
+from recsys.events import Validation
+from recsys.gate import Verdict
+from recsys.slices import slices_of
+from recsys.statistics import Interval, mean_interval
+from recsys.story import (
+    CriterionRow,
+    CurvePoint,
+    DataFlow,
+    Estimate,
+    Example,
+    FileRow,
+    GridPoint,
+    LineageNode,
+    ModelRow,
+    Pick,
+    Role,
+    SliceRow,
+    StepRow,
+    Story,
+    TrialRow,
+)
+from recsys.story import Unit
+from tasks.adapters.store import Lineage
+from tasks.night import Step
+from tasks.opening import open_build, open_dataset
+from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
+
+EXAMPLES = 3
+SHOWN = 10  # titles of a list
+STEPS = ("validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote")
+ROLES: Mapping[str, Role] = {"teacher": "teacher", "student": "student", "artifact": "artifact", "champion": "champion"}
+UNITS: Mapping[str, tuple[Unit, str]] = {
+    "teacher_kept": ("share", "higher"),
+    "float_student": ("change", "higher"),
+    "champion": ("change", "higher"),
+    "neighbours": ("change", "higher"),
+    "size_ratio": ("share", "lower"),
+    "size_mb": ("number", "lower"),
+    "latency": ("ms", "lower"),
+    "coverage": ("share", "higher"),
+    "popularity": ("ratio", "lower"),
+    "test_users": ("count", "higher"),
+}
+
+
+def story_of(
+    at: Step,
+    accepted: AcceptedRef,
+    dataset: DatasetRef,
+    artifact: ArtifactRef,
+    reports: ReportsRef,
+    outcome: Outcome,
+) -> Story:
+    """Everything the report shows, read from the night's objects."""
+    verdict = Verdict.from_json((at.store.open("judge", outcome.verdict.digest) / "verdict.json").read_text())
+    opened = {
+        role: ModelReport.load(at.store.open("evaluate", ref.digest)) for role, ref in reports.by_role().items()
+    }
+    return Story(
+        shop=at.night.source.events_path().name if at.night.source.events else "Online Retail (built-in sample)",
+        as_of=dataset.as_of,
+        decision=outcome.decision,
+        sentence=outcome.sentence,
+        advice=outcome.advice,
+        registry=_registry(outcome),
+        models=tuple(_model(at, role, opened[role], reports) for role in opened),
+        teacher_curve=_teacher_curve(at, artifact),
+        trials=tuple(_trials(at, artifact)),
+        grid=tuple(_grid(at, artifact)),
+        grid_max_loss=at.night.config.compress.max_loss,
+        criteria=tuple(_criteria(verdict)),
+        slices=tuple(_slices(verdict, opened)),
+        slice_max_loss=at.night.config.gate.slice_loss,
+        steps=tuple(_steps(at)),
+        examples=tuple(_examples(open_dataset(at.store, dataset), opened)),
+        data=_data(at, accepted, dataset),
+        lineage=tuple(_lineage(at.store.lineage(artifact.digest))),
+    )
+
+
+def _registry(outcome: Outcome) -> str:
+    champion = f"version {outcome.champion} is champion" if outcome.champion else "there is no champion yet"
+    return f"tonight's candidate is version {outcome.version}; {champion}" if outcome.version else champion
+
+
+def _model(at: Step, role: str, report: ModelReport, reports: ReportsRef) -> ModelRow:
+    taken = at.store.measured("evaluate", reports.by_role()[role].digest)
+    return ModelRow(
+        name=role.replace("_", "-"),
+        role=ROLES.get(role, "baseline"),
+        metrics={name: _estimate(mean_interval(values)) for name, values in report.metrics.items()},
+        coverage=report.coverage_at_10,
+        popularity=report.popularity_at_10,
+        bytes=report.bytes or None,
+        p50_ms=taken.get("p50_ms"),
+        p99_ms=taken.get("p99_ms"),
+    )
+
+
+def _estimate(interval: Interval) -> Estimate:
+    return Estimate(interval.value, interval.low, interval.high)
+
+
+def _teacher_curve(at: Step, artifact: ArtifactRef) -> tuple[CurvePoint, ...]:
+    curve = _read(at, "teach", artifact.teacher, "curve.json")
+    return tuple(CurvePoint(point["epoch"], point["loss"], point["validation_ndcg"]) for point in curve)
+
+
+def _trials(at: Step, artifact: ArtifactRef) -> Iterator[TrialRow]:
+    seconds = at.store.measured("distil", artifact.student)["seconds"]
+    for trial, took in zip(_read(at, "distil", artifact.student, "trials.json"), seconds, strict=True):
+        yield TrialRow(
+            number=trial["number"],
+            width=trial["width"],
+            weight=trial["weight"],
+            k=trial["k"],
+            state=trial["state"],
+            validation_ndcg=trial["validation_ndcg"],
+            seconds=took,
+            best=trial["best"],
+            curve=tuple(CurvePoint(e["number"], e["loss"], e["validation_ndcg"]) for e in trial["epochs"]),
+        )
+
+
+def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
+    most = at.night.config.compress.max_loss
+    for point in _read(at, "compress", artifact.grid, "grid.json"):
+        change = Estimate(**point["change"])
+        within = change.low is not None and change.low > -most
+        yield GridPoint(
+            keep_ffn=point["keep_ffn"],
+            table_bits=point["table_bits"],
+            bytes=point["bytes"],
+            change=change,
+            outcome="chosen" if point["chosen"] else "larger" if within else "refused",
+            control=point["keep_ffn"] == 1 and point["recovered"],
+            reason=point["reason"],
+        )
+
+
+def _criteria(verdict: Verdict) -> Iterator[CriterionRow]:
+    for row in verdict.criteria:
+        unit, better = UNITS.get(row.name, ("change" if row.name.startswith("slice_") else "number", "higher"))
+        yield CriterionRow(
+            name=row.name,
+            kind=row.kind,
+            value=row.value,
+            threshold=row.threshold,
+            low=row.low,
+            high=row.high,
+            outcome=row.outcome,
+            proven=row.proven,
+            sentence=row.sentence,
+            unit=unit,
+            better="lower" if better == "lower" else "higher",
+        )
+
+
+def _slices(verdict: Verdict, reports: Mapping[str, ModelReport]) -> Iterator[SliceRow]:
+    """The slices of the gate, with the title that says who they are."""
+    artifact = reports["artifact"]
+    against = "champion" if "champion" in reports else "teacher"
+    judged = {row.name: row for row in verdict.criteria}
+    for part in slices_of(artifact.history_lengths, artifact.tail_share):
+        row = judged.get(f"slice_{part.name}")
+        if row is not None:
+            yield SliceRow(
+                name=part.title,
+                users=int(part.members.sum()),
+                against=against,
+                change=Estimate(row.value, row.low, row.high),
+                outcome=row.outcome,
+            )
+
+
+def _steps(at: Step) -> Iterator[StepRow]:
+    recorded = at.tracking.metrics(at.night.run_id)
+    for name in STEPS:
+        if f"seconds/{name}" in recorded:
+            yield StepRow(name, recorded[f"seconds/{name}"], recorded[f"reused/{name}"] == 1.0)
+
+
+def _examples(dataset: Dataset, reports: Mapping[str, ModelReport]) -> Iterator[Example]:
+    """Test users for whom the artifact got something right, evenly spaced; else any."""
+    cases = dataset.test_cases()
+    artifact, teacher = reports["artifact"], reports["teacher"]
+    right = np.flatnonzero(artifact.metrics["hr_at_10"] > 0)
+    pool = right if len(right) >= EXAMPLES else np.arange(len(cases))
+    for user in pool[np.linspace(0, len(pool) - 1, min(EXAMPLES, len(pool))).astype(int)]:
+        taken = {int(code) for code in cases.targets[user]}
+        yield Example(
+            history=tuple(_title(dataset, code) for code in cases.histories[user][-SHOWN:]),
+            taken=tuple(_title(dataset, code) for code in sorted(taken)[:SHOWN]),
+            artifact=tuple(_picks(dataset, artifact.top[user], taken)),
+            teacher=tuple(_picks(dataset, teacher.top[user], taken)),
+        )
+
+
+def _picks(dataset: Dataset, codes: np.ndarray, taken: set[int]) -> Iterator[Pick]:
+    return (Pick(_title(dataset, code), int(code) in taken) for code in codes[:SHOWN] if code)
+
+
+def _title(dataset: Dataset, code: int) -> str:
+    catalog = dataset.catalog
+    return catalog.titles[code - 1] or catalog.item_ids[code - 1]
+
+
+def _data(at: Step, accepted: AcceptedRef, dataset: DatasetRef) -> DataFlow:
+    made = open_build(at.store, dataset.digest)
+    files = []
+    for ref in accepted.files:
+        validation = Validation.from_json(_read(at, ref.step, ref.digest, "validation.json"))
+        files.append(
+            FileRow(ref.file, validation.lines, validation.accepted, validation.quarantined, validation.by_rule)
+        )
+    return DataFlow(
+        files=tuple(files),
+        kept=made.kept,
+        duplicates=made.duplicates,
+        left_out=made.left_out,
+        repeats=made.repeats,
+        after_as_of=made.after_as_of,
+        capped=made.capped,
+        users=made.users,
+        items=made.items,
+        validation_users=made.validation_users,
+        test_users=made.test_users,
+        notes=made.notes,
+    )
+
+
+def _lineage(tree: Lineage) -> Iterator[LineageNode]:
+    """Each object once, the artifact first."""
+    seen: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop(0)
+        if node.digest not in seen:
+            seen.add(node.digest)
+            step = node.manifest.step if node.manifest else "input"
+            yield LineageNode(step, node.digest, tuple(parent.digest for parent in node.parents))
+            waiting.extend(node.parents)
+
+
+def _read(at: Step, step: str, digest: str, name: str) -> Any:
+    return json.loads((at.store.open(step, digest) / name).read_text())

@@ -1,0 +1,115 @@
+"""tell: the night as a report, as Prefect artifacts, and as MLflow metrics and files."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from recsys.report import render
+from recsys.story import Story
+from recsys.wording import measured
+from tasks.adapters.registry import STUDENT
+from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
+from tasks.storyteller import story_of
+
+
+@task(name="tell", **TASK_OPTIONS)
+def tell(
+    night: Night,
+    accepted: AcceptedRef,
+    dataset: DatasetRef,
+    artifact: ArtifactRef,
+    reports: ReportsRef,
+    outcome: Outcome,
+) -> Outcome:
+    """Writes the report and links it wherever somebody may look."""
+    with step(night, "tell", "Writing the report") as at:
+        story = story_of(at, accepted, dataset, artifact, reports, outcome)
+        page = _write_report(at, story)
+        at.tracking.log_artifacts(night.run_id, page, "report")
+        at.tracking.log_artifacts(night.run_id, at.store.open("judge", outcome.verdict.digest), "verdict")
+        at.tracking.log_tags(
+            night.run_id,
+            {
+                "recsys.decision": outcome.decision,
+                "recsys.sentence": outcome.sentence,
+                "recsys.dataset": dataset.digest,
+                "recsys.teacher": artifact.teacher,
+                "recsys.student": artifact.student,
+                "recsys.artifact": artifact.digest,
+                "recsys.verdict": outcome.verdict.digest,
+            },
+        )
+        at.tracking.log_metrics(night.run_id, _metrics(story), step=0)
+        told = outcome.model_copy(update={"report": str(page)})
+        _show_in_prefect(at, story, told)
+        at.store.set_head(
+            "last-night",
+            {
+                **told.model_dump(mode="json", include={"decision", "sentence", "advice", "version", "report"}),
+                "dataset": dataset.digest,
+                "artifact": artifact.digest,
+                "as_of": dataset.as_of,
+                "run_id": night.run_id,
+            },
+        )
+        return told
+
+
+def _write_report(at: Step, story: Story) -> Path:
+    """reports/<as-of>-<run>.html and its story beside it, each whole or absent."""
+    folder = at.settings.home / "reports"
+    folder.mkdir(exist_ok=True)
+    name = f"{datetime.fromtimestamp(story.as_of, UTC):%Y%m%dT%H%M%SZ}-{at.night.run_id[:8]}"
+    for suffix, text in ((".json", story.to_json()), (".html", render(story))):
+        draft = folder / f".{name}{suffix}"
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, folder / f"{name}{suffix}")
+    return folder / f"{name}.html"
+
+
+def _metrics(story: Story) -> dict[str, float]:
+    """Every metric of every model, and every interval of the gate."""
+    metrics = {
+        f"{model.name}/{name}": estimate.value
+        for model in story.models
+        for name, estimate in model.metrics.items()
+        if estimate.value is not None
+    }
+    for row in story.criteria:
+        bounds = {"value": row.value, "low": row.low, "high": row.high}
+        metrics |= {f"gate/{row.name}/{kind}": value for kind, value in bounds.items() if value is not None}
+    return metrics
+
+
+def _show_in_prefect(at: Step, story: Story, outcome: Outcome) -> None:
+    """The verdict as a table, the night as a few lines, the report and the registry as links."""
+    rows = [
+        {
+            "criterion": row.name,
+            "kind": row.kind,
+            "value": measured(row.value, row.unit),
+            "asked": measured(row.threshold, row.unit),
+            "outcome": row.outcome,
+            "why": row.sentence,
+        }
+        for row in story.criteria
+    ]
+    if rows:
+        create_table_artifact(rows, key="verdict", description=f"{outcome.decision}: {outcome.sentence}")
+    version = f"version {outcome.version} of {STUDENT}" if outcome.version else "no version"
+    create_markdown_artifact(
+        f"# {outcome.decision}\n\n{outcome.sentence}\n\n{outcome.advice}\n\n"
+        f"- Registry: {version}; champion: {outcome.champion or 'none'}\n"
+        f"- MLflow run: `{at.night.run_id}`\n- Report: `{outcome.report}`\n",
+        key="night",
+        description="What the night came to",
+    )
+    create_link_artifact(Path(outcome.report).as_uri(), link_text="Report", key="report")
+    server = at.settings.running().get("mlflow")
+    if server:
+        link = f"{server}/#/experiments/{at.tracking.experiment_id}/runs/{at.night.run_id}"
+        create_link_artifact(link, link_text="The night in MLflow", key="mlflow")

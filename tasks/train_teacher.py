@@ -1,0 +1,145 @@
+"""teach: the registry's champion teacher while it is fresh, else a new one."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from recsys.lm_teacher import fit_lm_teacher
+
+from recsys.dataset import Dataset
+from recsys.freshness import freshness
+from recsys.item_text import TextEncoder, cached_vectors, whitened
+from recsys.metrics import Hits, ndcg
+from recsys.sequence_model import Scorer
+from recsys.teacher import fit_teacher
+from recsys.teachers import load_teacher
+from recsys.training import Epoch
+from tasks import computing
+from tasks.adapters.registry import TEACHER
+from tasks.adapters.store import Recipe, Stored, canonical
+from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.opening import open_dataset
+from tasks.refs import DatasetRef, TeacherRef
+
+VERSION = 1
+DAY = 86_400
+
+
+@task(name="teach", **TASK_OPTIONS)
+def train_teacher(night: Night, dataset: DatasetRef) -> TeacherRef:
+    """The teacher that labels tonight. Which earlier one may be used is decided once per dataset and recorded."""
+    with step(night, "teach", "Teaching the teacher") as at:
+        opened = open_dataset(at.store, dataset)
+        standing = at.decide_once(f"teacher-for-{dataset.digest}", lambda: _usable_champion(at, opened))
+        stored = at.reuse("teach", standing["digest"]) if standing else _train(at, dataset, opened)
+        about = _about(at, stored.digest)
+        return TeacherRef.of(stored, items=about["items"])
+
+
+def _usable_champion(at: Step, dataset: Dataset) -> dict:
+    """The digest of the champion teacher if it is from before tonight's cut and fresh; empty otherwise."""
+    champion = at.registry.alias(TEACHER, "champion")
+    if champion is None:
+        return {}
+    digest = champion.digest
+    about = _about(at, digest)
+    if about["cut"] is None or dataset.build.validation_start is None or about["cut"] > dataset.build.validation_start:
+        at.tell("the champion teacher has seen events from after tonight's cut; a new one is trained")
+        return {}
+    if about["length"] != at.night.config.data.history_length:
+        at.tell("the champion teacher reads another length of history; a new one is trained")
+        return {}
+    found = freshness(
+        (dataset.build.as_of - about["as_of"]) / DAY,
+        about["validation_ndcg"],
+        _validation_ndcg(at, digest, dataset),
+        at.night.config.refresh,
+    )
+    at.tell(found.reason)
+    return {"digest": digest} if found.fresh else {}
+
+
+def _validation_ndcg(at: Step, digest: str, dataset: Dataset) -> np.ndarray:
+    teacher = load_teacher(at.store.open("teach", digest))
+    cases = dataset.validation_cases()
+    scorer = Scorer(teacher, teacher.length, "teacher")
+    known = [codes[codes <= scorer.items] for codes in cases.exclusions()]
+    top, _ = scorer.top(cases.histories, 10, known)
+    hits = Hits.of(top, cases.targets)
+    return ndcg(hits.at_rank, hits.targets, 10)
+
+
+def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
+    config = at.night.config
+    length = config.data.history_length
+    lm = config.lm_teacher if config.lm_teacher.backbone else None
+    encoder = TextEncoder(config.text)
+    kind = {"lm_teacher": lm.model_dump(mode="json")} if lm else {"teacher": config.teacher.model_dump(mode="json")}
+    recipe = Recipe(
+        "teach",
+        VERSION,
+        {**kind, "text": config.text.model_dump(mode="json"), "length": length},
+        (ref.digest, encoder.digest()),
+        computing.use(at.settings),
+    )
+
+    def build(out: Path) -> None:
+        vectors = _text_vectors(at, encoder, dataset)
+        cases = dataset.validation_cases()
+        epochs = lm.epochs if lm else config.teacher.epochs
+        child = at.tracking.start_child(at.night.run_id, "teacher", {})
+
+        def on_epoch(epoch: Epoch) -> None:
+            at.progress(
+                epoch.number / epochs, f"epoch {epoch.number} of {epochs}, validation NDCG@10 {epoch.validation_ndcg:.4f}"
+            )
+            at.tracking.log_metrics(
+                child, {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}, step=epoch.number
+            )
+
+        fit = partial(fit_lm_teacher, config=lm) if lm else partial(fit_teacher, config=config.teacher)
+        teacher, curve = fit(
+            dataset.histories,
+            cases,
+            dataset.catalog.items,
+            vectors,
+            length=length,
+            on_epoch=on_epoch,
+            checkpoint=at.store.scratch(recipe) / "teacher",
+        )
+        teacher.save(out)
+        best = max(epoch.validation_ndcg for epoch in curve)
+        about = {
+            "items": dataset.catalog.items,
+            "length": length,
+            "as_of": dataset.build.as_of,
+            "cut": dataset.build.validation_start,
+            "validation_ndcg": best,
+        }
+        (out / "about.json").write_bytes(canonical(about))
+        (out / "curve.json").write_bytes(
+            canonical([{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve])
+        )
+        at.tracking.finish(child, "FINISHED")
+
+    return at.make(recipe, build)
+
+
+def _text_vectors(at: Step, encoder: TextEncoder, dataset: Dataset) -> np.ndarray | None:
+    catalog = dataset.catalog
+    if not any(catalog.titles) and not any(catalog.categories) and not any(catalog.descriptions):
+        return None
+    vectors = cached_vectors(
+        encoder,
+        catalog,
+        at.settings.cache / "text",
+        lambda share: at.progress(share / 4, f"reading item texts, {share:.0%}"),
+    )
+    return whitened(vectors, at.night.config.text.dims)
+
+
+def _about(at: Step, digest: str) -> dict:
+    about: dict = json.loads((at.store.open("teach", digest) / "about.json").read_text())
+    return about

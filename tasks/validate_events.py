@@ -1,0 +1,104 @@
+"""validate: each file of events by itself into accepted and quarantined rows, each once."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect import task
+
+from recsys.errors import DataError
+from recsys.events import EventSource, Validation, input_files, validate_file
+from recsys.items import validate_items
+from tasks.adapters import expectations
+from tasks.adapters.store import Recipe, Stored, sha256_of
+from tasks.adapters.vault import Vault
+from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.refs import AcceptedRef, EventsRef, ItemsRef
+
+VERSION = 1
+
+
+@task(name="validate", **TASK_OPTIONS)
+def validate_events(night: Night) -> AcceptedRef:
+    """Read strictly, turn users into tokens, check the rest with Great Expectations."""
+    with step(night, "validate", "Reading events and items") as at:
+        files = input_files(night.source.events_path())
+        items = _validated_items(at)
+        known = _item_ids(at, items) if items else None
+        refs = []
+        for number, file in enumerate(files):
+            at.progress(number / len(files), f"reading {file.name}")
+            refs.append(_validated_file(at, file, items, known))
+        at.tracking.log_metrics(
+            night.run_id,
+            {"rows/lines": sum(r.lines for r in refs), "rows/quarantined": sum(r.quarantined for r in refs)},
+            step=0,
+        )
+        return AcceptedRef(files=tuple(refs), items=items)
+
+
+def _validated_items(at: Step) -> ItemsRef | None:
+    path = at.night.source.items_path()
+    if path is None:
+        return None
+    if not path.exists():
+        raise DataError("there is no such file of items", where=str(path), mend="Check --items.")
+    columns, most = dict(at.night.source.columns), at.night.config.events.max_quarantined
+    recipe = Recipe("items", VERSION, {"columns": columns, "max_quarantined": most}, (sha256_of(path),))
+    stored = at.make(recipe, lambda out: validate_items(path, out, columns, most))
+    return ItemsRef.of(stored, file=path.name, items=stored.rows)
+
+
+def _item_ids(at: Step, items: ItemsRef) -> pa.Array:
+    table = pq.read_table(at.store.open(items.step, items.digest) / "items.parquet", columns=["item_id"])
+    return table.column("item_id").combine_chunks()
+
+
+def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Array | None) -> EventsRef:
+    """One file's object. A file with rows from the future is looked at again every day; any other once for ever."""
+    config = at.night.config.events
+    rules = {"max_quarantined": config.max_quarantined, "columns": dict(at.night.source.columns)}
+    parents = (sha256_of(file), items.digest if items else "no items")
+    tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=2)
+    for_ever = Recipe("validate", VERSION, {**rules, "not_after": None}, parents)
+    for_today = Recipe("validate", VERSION, {**rules, "not_after": int(tomorrow.timestamp())}, parents)
+    if at.store.find(for_ever) is None:
+        vault = Vault(at.settings.vault, at.settings.vault_key)
+        source = EventSource(
+            columns=at.night.source.columns,
+            known_items=known,
+            not_after=int(tomorrow.timestamp()),
+            door=vault.door,
+            on_users=vault.remember,
+        )
+
+        def build(out: Path) -> None:
+            validation = validate_file(file, out, source, config)
+            found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
+            found.save(out / "expectations.json")
+            found.require(file)
+
+        today = at.make(for_today, build)
+        if _validation(at, today).future == 0:
+            folder = at.store.open(today.step, today.digest)
+            at.store.make(for_ever, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
+        stored = today
+    else:
+        stored = at.make(for_ever, lambda out: None)
+    validation = _validation(at, stored)
+    at.tell(f"{file.name}: {validation.accepted:,} of {validation.lines:,} rows accepted")
+    return EventsRef.of(
+        stored,
+        file=file.name,
+        lines=validation.lines,
+        accepted=validation.accepted,
+        quarantined=validation.quarantined,
+    )
+
+
+def _validation(at: Step, stored: Stored) -> Validation:
+    folder = at.store.open(stored.step, stored.digest)
+    return Validation.from_json(json.loads((folder / "validation.json").read_text()))

@@ -1,0 +1,238 @@
+"""The hand-built ONNX graph: it scores as torch does, ranks exactly, and is the same file every time."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from recsys.decoder import Decoder, DecoderShape
+from recsys.graph import CHUNK, CHUNKED_FROM, serving_graph
+from recsys.quantize import Int8Table
+from recsys.recommender import top_k
+
+LENGTH = 12
+PRUNED = DecoderShape(items=30, width=16, length=LENGTH, heads=(2, 1), ffn=(5, 3), head_width=8)
+
+
+def decoder(shape: DecoderShape, seed: int = 0) -> Decoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = Decoder(shape, 0.0)
+        for parameter in made.parameters():  # norms and biases must matter, too
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        made.table.weight.data[0] = 0
+    return made.eval()
+
+
+def session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def requests(items: int, lengths: list[int], k: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    history = np.zeros((len(lengths), max(lengths)), np.int64)
+    for row, length in enumerate(lengths):
+        history[row, :length] = rng.integers(1, items + 1, length)
+    exclude = np.zeros((len(lengths), 4), np.int64)
+    exclude[:, :3] = rng.integers(1, items + 1, (len(lengths), 3))
+    return {"history": history, "length": np.array(lengths), "exclude": exclude, "k": np.array([k])}
+
+
+def torch_scores(model: Decoder, feeds: dict[str, np.ndarray], bits: int) -> np.ndarray:
+    """Each request alone and unpadded, so that the graph's masks are tested against none."""
+    table = model.item_table().detach()
+    if bits == 8:
+        table = torch.from_numpy(Int8Table.of(table.numpy()).dequantized())
+    rows = []
+    with torch.inference_mode():
+        for history, length in zip(feeds["history"], feeds["length"], strict=True):
+            state = model.states(torch.from_numpy(history[None, :length]), table)[0, -1]
+            rows.append((table[1:] @ state).numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        DecoderShape.of(30, 16, 1, LENGTH),
+        DecoderShape.of(30, 64, 2, LENGTH),
+        DecoderShape.of(7, 8, 3, LENGTH),
+        PRUNED,
+    ],
+    ids=["one block", "two blocks, two heads", "three blocks", "pruned"],
+)
+def test_it_scores_as_the_decoder_does(shape: DecoderShape, bits: int) -> None:
+    model = decoder(shape)
+    feeds = requests(shape.items, [1, 2, LENGTH, 5], k=0)
+    expected = torch_scores(model, feeds, bits)
+    found = session(serving_graph(model, bits)).run(["all_scores"], feeds)[0]
+    bound = {8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    assert found.shape == (4, shape.items)
+    assert np.all(np.abs(found - expected) <= bound)
+
+
+@pytest.mark.parametrize("length", range(1, LENGTH + 1))
+def test_every_length_works(length: int) -> None:
+    model = decoder(DecoderShape.of(30, 16, 2, LENGTH))
+    feeds = requests(30, [length] * 2, k=0, seed=length)
+    found = session(serving_graph(model, 32)).run(["all_scores"], feeds)[0]
+    np.testing.assert_allclose(found, torch_scores(model, feeds, 32), rtol=0, atol=1e-4)
+
+
+def test_integer_scores_are_exact_where_pairwise_int16_saturates() -> None:
+    # Every element at its largest: two products of 255 * 127 overflow the 16 bits of the kernel for uint8 x int8.
+    shape = DecoderShape.of(40, 32, 1, LENGTH)
+    model = decoder(shape)
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (shape.items, shape.width)))
+    model.table.weight.data[1:] = signs
+    model.table.weight.data[1] = 1
+    model.table.weight.data[2] = -1
+    model.norm.weight.data[:] = 0  # the state is the bias: all ones
+    model.norm.bias.data[:] = 1
+    found = session(serving_graph(model, 8)).run(["all_scores"], requests(40, [3], k=0))[0]
+    assert found[0, :2].tolist() == pytest.approx([32, -32], rel=1e-6)
+    np.testing.assert_allclose(found[0, 2:], signs[2:].sum(1), atol=1e-5)
+
+
+def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> None:
+    model = decoder(DecoderShape.of(500, 64, 1, LENGTH))
+    feeds = requests(500, [LENGTH], k=0)
+    table = Int8Table.of(model.item_table().detach().numpy())
+    with torch.inference_mode():
+        state = model.states(torch.from_numpy(feeds["history"]), torch.from_numpy(table.dequantized()))[
+            0, -1
+        ].numpy()
+    scale = np.abs(state).max() / np.float32(127)
+    whole = np.rint(state / scale).astype(np.int64)
+    expected = (table.rows[1:].astype(np.int64) @ whole) * table.scales[1:].astype(np.float64) * scale
+    found = session(serving_graph(model, 8)).run(["all_scores"], feeds)[0][0]
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_a_row_depends_on_no_other_row_and_on_no_padding(bits: int) -> None:
+    graph = session(serving_graph(decoder(DecoderShape.of(50, 64, 2, LENGTH)), bits))
+    feeds = requests(50, [3, LENGTH, 7, 7, 1], k=0)
+    together = graph.run(["all_scores"], feeds)[0]
+    for row, length in enumerate(feeds["length"]):
+        alone = {
+            "history": feeds["history"][row : row + 1, :length],
+            "length": feeds["length"][row : row + 1],
+            "exclude": feeds["exclude"][row : row + 1],
+            "k": feeds["k"],
+        }
+        np.testing.assert_allclose(graph.run(["all_scores"], alone)[0][0], together[row], rtol=0, atol=2e-5)
+    equal = {
+        **feeds,
+        "history": feeds["history"][2:4, :7],
+        "length": feeds["length"][2:4],
+        "exclude": feeds["exclude"][2:4],
+    }
+    one = {name: value if name == "k" else value[:1] for name, value in equal.items()}
+    assert np.array_equal(graph.run(["all_scores"], equal)[0][0], graph.run(["all_scores"], one)[0][0])
+
+
+def test_the_causal_mask_hides_the_future() -> None:
+    # The score after 3 items may not depend on what stands in the padding behind them.
+    graph = session(serving_graph(decoder(DecoderShape.of(30, 16, 2, LENGTH)), 32))
+    feeds = requests(30, [3, LENGTH], k=0)
+    before = graph.run(["all_scores"], feeds)[0][0]
+    feeds["history"][0, 3:] = 9
+    assert np.array_equal(graph.run(["all_scores"], feeds)[0][0], before)
+
+
+@pytest.mark.parametrize("items", [40, CHUNKED_FROM + 300])
+@pytest.mark.parametrize("bits", [8, 32])
+def test_the_best_are_exact_with_ties_by_the_lower_code(items: int, bits: int) -> None:
+    model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
+    # Only 25 different vectors: nearly every score is shared, across chunks, too.
+    kinds = np.random.default_rng(3).integers(0, 25, items)
+    model.table.weight.data[1:] = torch.randn(25, 8, generator=torch.Generator().manual_seed(1))[kinds]
+    graph = session(serving_graph(model, bits))
+    for k in (1, 7, 30):
+        feeds = requests(items, [2, 5, 12], k=k, seed=k)
+        codes, scores, unasked = graph.run(None, feeds)
+        every = graph.run(["all_scores"], {**feeds, "k": np.array([0])})[0]
+        for row, barred in zip(every, feeds["exclude"], strict=True):
+            row[barred[barred > 0] - 1] = -np.inf
+        expected_codes, expected_scores = top_k(every, k)
+        assert np.array_equal(codes, expected_codes)
+        assert np.array_equal(scores, expected_scores)
+        assert unasked.shape == (3, 0)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_ties_go_to_the_lower_code_though_its_chunk_is_not_the_best(bits: int) -> None:
+    items = CHUNKED_FROM + 300
+    model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
+    model.norm.weight.data[:] = 0
+    model.norm.bias.data[:] = 1  # the state is all ones, a score is the sum of the item's vector
+    model.table.weight.data[1:] = -1
+    model.table.weight.data[[700, 5_000, 15_001, 15_002]] = 1
+    model.table.weight.data[15_000] = 2
+    feeds = {
+        "history": np.array([[1]]),
+        "length": np.array([1]),
+        "exclude": np.array([[700]]),
+        "k": np.array([3]),
+    }
+    codes, scores = session(serving_graph(model, bits)).run(["codes", "scores"], feeds)
+    assert codes.tolist() == [[15_000, 5_000, 15_001]]
+    assert scores[0].tolist() == pytest.approx([16, 8, 8])
+
+
+@pytest.mark.parametrize("items", [5, CHUNKED_FROM + 1])
+def test_what_is_excluded_and_the_padding_never_come_out(items: int) -> None:
+    model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
+    model.table.weight.data[0] = 9  # a padding row that would win
+    graph = session(serving_graph(model, 32))
+    left = np.array([2, items])
+    exclude = np.setdiff1d(np.arange(1, items + 1), left)[None]
+    feeds = {"history": np.array([[1, 3]]), "length": np.array([2]), "exclude": exclude, "k": np.array([4])}
+    codes, scores = graph.run(["codes", "scores"], feeds)
+    assert set(codes[0, :2]) == set(left)
+    assert codes[0, 2:].tolist() == [0, 0]
+    assert scores[0, 2:].tolist() == [-np.inf, -np.inf]
+
+
+def test_more_items_than_there_are_gives_all_of_them() -> None:
+    graph = session(serving_graph(decoder(DecoderShape.of(5, 8, 1, LENGTH)), 8))
+    feeds = {
+        "history": np.array([[1]]),
+        "length": np.array([1]),
+        "exclude": np.zeros((1, 0), np.int64),
+        "k": np.array([9]),
+    }
+    codes, scores = graph.run(["codes", "scores"], feeds)
+    assert sorted(codes[0]) == [1, 2, 3, 4, 5]
+    assert np.all(np.diff(scores[0]) <= 0)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_the_file_is_one_and_the_same(bits: int) -> None:
+    shape = DecoderShape.of(CHUNKED_FROM + 5, 8, 1, LENGTH)
+    first, again, other = (serving_graph(decoder(shape, seed), bits) for seed in (0, 0, 1))
+    assert first == again
+    assert hashlib.sha256(first).digest() != hashlib.sha256(other).digest()
+    model = onnx.load_from_string(first)
+    names = [tensor.name for tensor in model.graph.initializer]
+    tables = [t for t in model.graph.initializer if np.prod(t.dims) >= shape.items * shape.width]
+    assert names == sorted(names)
+    assert [list(t.dims) for t in tables] == [
+        [-(-(shape.items + 1) // CHUNK) * CHUNK, shape.width]
+    ]  # once, for both sides
+    assert (model.producer_name, model.producer_version, model.doc_string) == ("recsys", "", "")
+
+
+def test_an_int8_table_is_within_half_a_step() -> None:
+    table = np.array([[0, 0], [1.27, -0.635], [3e-9, 1e-9]], np.float32)
+    small = Int8Table.of(table)
+    assert small.rows.tolist() == [[0, 0], [127, -64], [127, 42]]
+    np.testing.assert_allclose(small.scales, [1, 0.01, 3e-9 / 127], rtol=1e-6)
+    assert np.all(np.abs(small.dequantized() - table) <= small.scales[:, None] / 2 * 1.0001)
