@@ -30,17 +30,18 @@ class MostPopular(Recommender):
 class Neighbours(Recommender):
     """Items of the same users: score(j) is the sum of cosine(i, j) over the distinct items i of the history.
 
-    Cosine of the columns of the binary user-item matrix of the training part; each item keeps its `keep`
+    Cosine of the columns of the binary user-item matrix of all events before the test cut: a peer that tunes nothing
+    needs no validation window, and is the stronger for it. Each item keeps its `keep`
     nearest (Sarwar et al. 2001; Linden et al. 2003).
     """
 
     name = "neighbours"
     probabilistic = False
 
-    def __init__(self, histories: Histories, items: int, keep: int = 200) -> None:
+    def __init__(self, histories: Histories, items: int, keep: int = 4_000) -> None:
         """Memory is bounded by `keep` neighbours an item and one dense block of similarities."""
         self.items = items
-        self._similarities = _nearest(_training_matrix(histories, items), keep)
+        self._similarities = _nearest(_matrix_before_test(histories, items), keep)
 
     def scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) float32; all zero for an empty history."""
@@ -52,12 +53,12 @@ class Neighbours(Recommender):
         return scores
 
 
-def _training_matrix(histories: Histories, items: int) -> csr_array:
-    """(U, N) float32: 1 / sqrt(its users) where a user has an item in training; columns have norm 1."""
+def _matrix_before_test(histories: Histories, items: int) -> csr_array:
+    """(U, N) float32: 1 / sqrt(its users) where a user has an item before the test cut; columns have norm 1."""
     lengths = np.diff(histories.offsets)
     users = np.repeat(np.arange(histories.users), lengths)
-    training = np.arange(len(users)) - histories.offsets[users] < histories.train_end[users]
-    pairs = np.unique(users[training] * items + histories.items[training] - 1)
+    before = np.arange(len(users)) - histories.offsets[users] < histories.valid_end[users]
+    pairs = np.unique(users[before] * items + histories.items[before] - 1)
     owners, columns = np.divmod(pairs, items)
     buyers = np.bincount(columns, minlength=items)
     values = (1 / np.sqrt(buyers[columns])).astype(np.float32)

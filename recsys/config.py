@@ -5,7 +5,7 @@ The sections are the arguments of the nightly flow, and so the form in the Prefe
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -111,7 +111,7 @@ class SearchConfig(Section):
     """The students that are tried. The ranges of weight and K are in recsys/search.py."""
 
     trials: int = Field(6, ge=2, le=1000, title="Trials", description="Finished trials, the undistilled one included (count)")
-    widths: tuple[int, ...] = Field(
+    widths: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = Field(
         (64, 32), min_length=1, title="Widths", description="Sizes of an item vector that may be tried"
     )
     epochs: int = Field(15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)")
@@ -123,7 +123,7 @@ class SearchConfig(Section):
 class CompressConfig(Section):
     """What is tried to make the student smaller. The smallest point within the loss is chosen, on validation."""
 
-    keep_ffn: tuple[float, ...] = Field(
+    keep_ffn: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (1.0, 0.5, 0.25), min_length=1, title="Feed-forward kept", description="Shares of feed-forward units kept that are tried"
     )
     table_bits: tuple[Literal[8, 32], ...] = Field(
@@ -186,7 +186,7 @@ class NightConfig(Section):
 
 
 QUICK = NightConfig(
-    teacher=TeacherConfig(width=64, dropout=0.3, epochs=8, learning_rate=2e-3),
+    teacher=TeacherConfig(width=64, dropout=0.3, epochs=5, learning_rate=2e-3),
     search=SearchConfig(trials=3, widths=(32,), epochs=5, learning_rate=4e-3),
     compress=CompressConfig(keep_ffn=(1.0, 0.25)),
 )

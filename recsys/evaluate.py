@@ -40,7 +40,7 @@ class ModelReport:
     ]  # (C,) float64 by name, as "ndcg_at_10"; NaN where the model gave no number
     cross_entropy: np.ndarray | None  # (C,) nats a target the model knows, NaN where it knows none
     coverage_at_10: float  # share of the catalog that is in somebody's first ten
-    popularity_at_10: float  # mean popularity percentile of what is in the first tens, 1 = the most popular
+    popularity_at_10: float  # mean training events of what is in the first tens, over those of the average item
     top: np.ndarray  # (C, 20) int32 codes, 0 where a list ran out
     bytes: int  # of the model's files
     history_lengths: np.ndarray  # (C,) int64
@@ -159,7 +159,7 @@ def evaluate(
         metrics={name: np.where(ranked.broken, np.nan, values) for name, values in metrics.items()},
         cross_entropy=ranked.cross_entropy,
         coverage_at_10=len(np.unique(shown)) / catalog_items,
-        popularity_at_10=float(popularity_percentile(counts)[shown - 1].mean()) if len(shown) else 0.0,
+        popularity_at_10=relative_popularity(counts, shown),
         top=ranked.top,
         bytes=bytes,
         history_lengths=np.array([len(history) for history in cases.histories], np.int64),
@@ -169,11 +169,15 @@ def evaluate(
     )
 
 
-def popularity_percentile(counts: np.ndarray) -> np.ndarray:
-    """(N,) share of items with fewer training events than each item, half of its equals added (mid-rank)."""
-    ordered = np.sort(counts)
-    fewer, up_to = np.searchsorted(ordered, counts, "left"), np.searchsorted(ordered, counts, "right")
-    return (fewer + up_to) / (2 * len(counts))
+def relative_popularity(counts: np.ndarray, shown: np.ndarray) -> float:
+    """Mean training events of the `shown` codes (S,) over those of the average item; 0 when nothing is shown.
+
+    Not a percentile: of a long-tailed catalog even a good list lies above the 80th, where no ratio tells it from
+    most-popular.
+    """
+    if not len(shown) or not counts.any():
+        return 0.0
+    return float(counts[shown - 1].mean() / counts.mean())
 
 
 def head_items(counts: np.ndarray) -> np.ndarray:

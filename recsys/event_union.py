@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from recsys.config import EventsConfig
 from recsys.errors import DataError, HomeError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Engine:
 @contextmanager
 def open_union(accepted: Sequence[Path], engine: Engine) -> Iterator["EventUnion"]:
     """The union of accepted.parquet files, in the order given; its database is a folder of `engine.temp`."""
+    import duckdb  # here: held by a module, it would print what it calls leaks when the interpreter ends
+
     try:
         engine.temp.mkdir(parents=True, exist_ok=True)
         with (
@@ -58,7 +63,9 @@ def open_union(accepted: Sequence[Path], engine: Engine) -> Iterator["EventUnion
         raise HomeError(f"the events cannot be joined: {error}", where=str(engine.temp), mend=mend) from error
 
 
-def _connected(folder: str, engine: Engine) -> duckdb.DuckDBPyConnection:
+def _connected(folder: str, engine: Engine) -> "DuckDBPyConnection":
+    import duckdb
+
     settings = {
         "memory_limit": f"{engine.memory_mb}MB",
         "threads": engine.threads,
@@ -74,7 +81,7 @@ class EventUnion:
     `place` is the position in file order and then row order, and decides between events of one time.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, accepted: Sequence[Path]) -> None:
+    def __init__(self, connection: "DuckDBPyConnection", accepted: Sequence[Path]) -> None:
         self._sql = connection
         files = [glob.escape(str(file)) for file in accepted]
         self._run("CREATE TABLE listed (filename VARCHAR, number INTEGER)")

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -224,6 +223,8 @@ class _Reader:
 
 def _summary(accepted: Path) -> tuple[int | None, int | None, int, int]:
     """Oldest and newest time, and how many users and items, counted out of core."""
+    import duckdb  # here: see event_union
+
     with duckdb.connect() as connection:
         connection.execute("SET memory_limit = '1GB'; SET threads = 1")
         connection.execute("SET temp_directory = ?", [str(accepted.parent)])

@@ -299,8 +299,8 @@ def _breadth(artifact: ModelReport, teacher: ModelReport, limits: LimitsConfig) 
             value=artifact.popularity_at_10,
             threshold=popularity,
             passed=artifact.popularity_at_10 <= popularity,
-            sentence=f"recommends items at popularity percentile {artifact.popularity_at_10:.3f} on average, "
-            f"at most {popularity:.3f} asked ({limits.popularity_ratio:g} times the teacher's)",
+            sentence=f"recommends items {artifact.popularity_at_10:.1f} times as popular as the average item, "
+            f"at most {popularity:.1f} asked ({limits.popularity_ratio:g} times the teacher's)",
         ),
     ]
 

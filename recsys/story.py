@@ -38,7 +38,7 @@ class ModelRow:
     role: Role
     metrics: Mapping[str, Estimate]
     coverage: float | None = None  # share of the catalog that is recommended to somebody, 10 items a user
-    popularity: float | None = None  # mean popularity percentile of what is recommended, 0..1
+    popularity: float | None = None  # mean popularity of what is recommended, over the average item's
     bytes: int | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None

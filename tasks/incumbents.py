@@ -1,6 +1,7 @@
 """What holds the field tonight: the champion to compare with, and the student a search may start from."""
 
 from recsys.errors import StoreError
+from recsys.student import Student
 from tasks.adapters.registry import STUDENT, Version
 from tasks.night import Step
 from tasks.opening import open_build
@@ -40,9 +41,12 @@ def _usable_parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> str | No
         return None
     try:
         trained_to = _cut(at, champion.tags["recsys.dataset"])
-        at.store.manifest("distil", champion.tags["recsys.student"])
+        student = Student.load(at.store.open("distil", champion.tags["recsys.student"]))
     except (KeyError, StoreError):
         at.tell("the champion's student is not in this store: students start cold")
+        return None
+    if student.length != at.night.config.data.history_length:
+        at.tell("the champion reads another length of history: students start cold")
         return None
     tonight = _cut(at, dataset.digest)
     if trained_to is None or tonight is None or trained_to > tonight:

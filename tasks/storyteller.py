@@ -11,7 +11,7 @@ from recsys.evaluate import ModelReport
 from recsys.events import Validation
 from recsys.gate import Verdict
 from recsys.slices import slices_of
-from recsys.statistics import Interval, mean_interval
+from recsys.statistics import mean_interval
 from recsys.story import (
     CriterionRow,
     CurvePoint,
@@ -50,6 +50,8 @@ UNITS: Mapping[str, tuple[Unit, str]] = {
     "coverage": ("share", "higher"),
     "popularity": ("ratio", "lower"),
     "test_users": ("count", "higher"),
+    "finite": ("count", "lower"),
+    "comparable": ("count", "lower"),
 }
 
 
@@ -98,7 +100,7 @@ def _model(at: Step, role: str, report: ModelReport, reports: ReportsRef) -> Mod
     return ModelRow(
         name=role.replace("_", "-"),
         role=ROLES.get(role, "baseline"),
-        metrics={name: _estimate(mean_interval(values)) for name, values in report.metrics.items()},
+        metrics={name: _estimate(values) for name, values in report.metrics.items()},
         coverage=report.coverage_at_10,
         popularity=report.popularity_at_10,
         bytes=report.bytes or None,
@@ -107,7 +109,11 @@ def _model(at: Step, role: str, report: ModelReport, reports: ReportsRef) -> Mod
     )
 
 
-def _estimate(interval: Interval) -> Estimate:
+def _estimate(values: np.ndarray) -> Estimate:
+    """Absent where a value is not finite: the gate has refused the model, and the report says so."""
+    if not np.isfinite(values).all():
+        return Estimate(None)
+    interval = mean_interval(values)
     return Estimate(interval.value, interval.low, interval.high)
 
 

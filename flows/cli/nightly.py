@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli.early import made_ready
 from flows.cli.progress import shown
 from flows.cli.terminal import follow
 from recsys.errors import ConfigError
@@ -32,8 +33,9 @@ def command(
     settings.prepare()
     settings.export()  # before Prefect and MLflow are imported: they read their places once
 
-    from flows.nightly import nightly
-    from tasks.night import Source
+    with made_ready(settings):
+        from flows.nightly import nightly
+        from tasks.night import Source
 
     source = Source(
         events=str(Path(events).absolute()) if events else "",

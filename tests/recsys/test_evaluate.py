@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.dataset import Build, Dataset
-from recsys.evaluate import ModelReport, OnCatalog, evaluate, head_items, latency, popularity_percentile
+from recsys.evaluate import ModelReport, OnCatalog, evaluate, head_items, latency, relative_popularity
 from recsys.histories import Cases, Catalog, Histories
 from recsys.recommender import History, Recommender
 
@@ -111,16 +111,18 @@ def test_the_tail_share_counts_targets_outside_the_head():
     assert evaluate(Table(descending()), only_the_first, DATASET, 1).tail_share == pytest.approx([0.5, 1, 0])
 
 
-def test_popularity_is_the_mid_rank_of_training_events():
-    percentile = popularity_percentile(np.array([5, 2, 1, 1, 0, 0]))
-    assert percentile == pytest.approx([11 / 12, 9 / 12, 6 / 12, 6 / 12, 2 / 12, 2 / 12])
+def test_popularity_is_relative_to_the_average_item():
+    counts = np.array([6, 2, 1, 3])
+    assert relative_popularity(counts, np.array([1, 2])) == pytest.approx(4 / 3)
+    assert relative_popularity(counts, np.array([1, 1, 4])) == pytest.approx(5 / 3)
+    assert relative_popularity(counts, np.array([], int)) == 0
 
 
 def test_popularity_and_coverage_are_over_the_first_tens():
     report = evaluate(Table(descending()), CASES, DATASET, 1)
-    percentile = popularity_percentile(DATASET.training_counts())
+    counts = DATASET.training_counts()
     shown = [3, 4, 5, 6, 2, 4, 5, 6, 3, 5, 6]
-    assert report.popularity_at_10 == pytest.approx(np.mean([percentile[code - 1] for code in shown]))
+    assert report.popularity_at_10 == pytest.approx(np.mean([counts[code - 1] for code in shown]) / counts.mean())
     assert report.coverage_at_10 == 5 / 6
 
 
