@@ -20,7 +20,9 @@ class EventsConfig(Section):
     """Which events are wishes, and how much of the input may be refused."""
 
     min_rating: float | None = Field(
-        None, title="Minimum rating", description="Events rated below this are no wish and are left out; empty: all count"
+        None,
+        title="Minimum rating",
+        description="Events rated below this are no wish and are left out; empty: all count",
     )
     event_weights: Mapping[str, float] = Field(
         {"view": 0.2, "cart": 0.5, "like": 0.7, "rate": 1.0, "purchase": 1.0},
@@ -28,10 +30,17 @@ class EventsConfig(Section):
         description="Weight in the loss (0 leaves the kind out, 1 counts fully); kinds not named count 1",
     )
     max_quarantined: float = Field(
-        0.2, ge=0, le=1, title="Largest quarantined share", description="Share of rows of one file; above it the night stops"
+        0.2,
+        ge=0,
+        le=1,
+        title="Largest quarantined share",
+        description="Share of rows of one file; above it the night stops",
     )
     max_user_events: int = Field(
-        10_000, ge=10, title="Events kept of one user", description="Only the newest are kept of a user with more (count)"
+        10_000,
+        ge=10,
+        title="Events kept of one user",
+        description="Only the newest are kept of a user with more (count)",
     )
 
 
@@ -39,18 +48,32 @@ class DataConfig(Section):
     """How the events are split in time, and what counts as relevant."""
 
     split: Literal["temporal", "leave_one_out"] = Field(
-        "temporal", title="Split", description="temporal: last days; leave_one_out: last event of each user, as papers do"
+        "temporal",
+        title="Split",
+        description="temporal: last days; leave_one_out: last event of each user, as papers do",
     )
     repeats: Literal["exclude", "allow"] = Field(
-        "exclude", title="Repeats", description="exclude: only items new to the user are relevant; allow: any item"
+        "exclude",
+        title="Repeats",
+        description="exclude: only items new to the user are relevant; allow: any item",
     )
     test_days: int = Field(7, ge=1, le=365, title="Test window", description="Days before the as-of time")
-    validation_days: int = Field(7, ge=1, le=365, title="Validation window", description="Days before the test window")
+    validation_days: int = Field(
+        7, ge=1, le=365, title="Validation window", description="Days before the test window"
+    )
     min_users: int = Field(
-        100, ge=1, title="Users a window needs", description="A window is extended backwards until it has so many (count)"
+        100,
+        ge=1,
+        title="Users a window needs",
+        description="A window is extended backwards until it has so many (count)",
     )
     history_length: int = Field(
-        100, ge=4, le=1024, multiple_of=2, title="History length", description="Newest items a model reads (count)"
+        100,
+        ge=4,
+        le=1024,
+        multiple_of=2,
+        title="History length",
+        description="Newest items a model reads (count)",
     )
 
 
@@ -62,61 +85,107 @@ class TextConfig(Section):
         title="Text encoder",
         description="all-MiniLM-L6-v2 (comes with the package), a Hugging Face hub id, or a local directory",
     )
-    pooling: Literal["mean", "last"] = Field("mean", title="Pooling", description="mean of the tokens, or the last one")
-    dims: int = Field(128, ge=2, le=1024, title="Text dimensions", description="Whitened principal components kept (count)")
-    max_tokens: int = Field(64, ge=8, le=512, title="Tokens read", description="Tokens of one item's text (count)")
+    pooling: Literal["mean", "last"] = Field(
+        "mean", title="Pooling", description="mean of the tokens, or the last one"
+    )
+    dims: int = Field(
+        128, ge=2, le=1024, title="Text dimensions", description="Whitened principal components kept (count)"
+    )
+    max_tokens: int = Field(
+        64, ge=8, le=512, title="Tokens read", description="Tokens of one item's text (count)"
+    )
 
 
 class TeacherConfig(Section):
     """The small teacher: a causal decoder over item vectors (id + whitened text)."""
 
-    width: int = Field(128, ge=8, le=1024, multiple_of=8, title="Width", description="Size of an item vector (count)")
+    width: int = Field(
+        128, ge=8, le=1024, multiple_of=8, title="Width", description="Size of an item vector (count)"
+    )
     blocks: int = Field(1, ge=1, le=12, title="Blocks", description="Transformer blocks (count)")
-    dropout: float = Field(0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
-    epochs: int = Field(20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
-    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training"
+    )
+    epochs: int = Field(
+        20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)"
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Of initial weights, batch order and dropout")
 
 
 class LmTeacherConfig(Section):
     """A Hugging Face decoder as the teacher's backbone, tuned with LoRA. Empty backbone: the small teacher is used."""
 
-    backbone: str = Field("", title="Backbone", description="Hub id or directory of a causal language model; empty: off")
-    layers: int = Field(4, ge=1, le=128, title="Layers kept", description="First layers of the language model (count)")
+    backbone: str = Field(
+        "", title="Backbone", description="Hub id or directory of a causal language model; empty: off"
+    )
+    layers: int = Field(
+        4, ge=1, le=128, title="Layers kept", description="First layers of the language model (count)"
+    )
     lora_rank: int = Field(8, ge=1, le=256, title="LoRA rank", description="Rank of the adapters (count)")
-    head_width: int = Field(64, ge=8, le=256, title="Head width", description="Width items are scored in (count)")
-    epochs: int = Field(5, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
-    learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    head_width: int = Field(
+        64, ge=8, le=256, title="Head width", description="Width items are scored in (count)"
+    )
+    epochs: int = Field(
+        5, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)"
+    )
+    learning_rate: float = Field(
+        5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
+    )
 
 
 class RefreshConfig(Section):
     """When the teacher is trained anew, and what a night starts from."""
 
-    max_age_days: float = Field(7, ge=0, title="Teacher's age", description="Days between its as-of and tonight's")
+    max_age_days: float = Field(
+        7, ge=0, title="Teacher's age", description="Days between its as-of and tonight's"
+    )
     max_decay: float = Field(
-        0.05, ge=0, le=1, title="Teacher's decay", description="Relative loss of validation NDCG@10 since it was trained"
+        0.05,
+        ge=0,
+        le=1,
+        title="Teacher's decay",
+        description="Relative loss of validation NDCG@10 since it was trained",
     )
     warm_start: bool = Field(
-        True, title="Warm start", description="Start the student from the champion's weights while the teacher is the same"
+        True,
+        title="Warm start",
+        description="Start the student from the champion's weights while the teacher is the same",
     )
 
 
 class LabelsConfig(Section):
     """The soft labels: what is kept of the teacher's distribution at a training position."""
 
-    top_k: int = Field(50, ge=1, le=1000, title="Items kept", description="Items with their log-probability a position (count)")
+    top_k: int = Field(
+        50,
+        ge=1,
+        le=1000,
+        title="Items kept",
+        description="Items with their log-probability a position (count)",
+    )
 
 
 class SearchConfig(Section):
     """The students that are tried. The ranges of weight and K are in recsys/search.py."""
 
-    trials: int = Field(6, ge=2, le=1000, title="Trials", description="Finished trials, the undistilled one included (count)")
+    trials: int = Field(
+        6, ge=2, le=1000, title="Trials", description="Finished trials, the undistilled one included (count)"
+    )
     widths: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = Field(
         (64, 32), min_length=1, title="Widths", description="Sizes of an item vector that may be tried"
     )
-    epochs: int = Field(15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)")
-    learning_rate: float = Field(3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
-    dropout: float = Field(0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
+    epochs: int = Field(
+        15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)"
+    )
+    learning_rate: float = Field(
+        3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
+    )
+    dropout: float = Field(
+        0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training"
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Of the sampler and of every trial")
 
 
@@ -124,35 +193,62 @@ class CompressConfig(Section):
     """What is tried to make the student smaller. The smallest point within the loss is chosen, on validation."""
 
     keep_ffn: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (1.0, 0.5, 0.25), min_length=1, title="Feed-forward kept", description="Shares of feed-forward units kept that are tried"
+        (1.0, 0.5, 0.25),
+        min_length=1,
+        title="Feed-forward kept",
+        description="Shares of feed-forward units kept that are tried",
     )
     table_bits: tuple[Literal[8, 32], ...] = Field(
         (8,), min_length=1, title="Bits of the item table", description="8: row-wise int8; 32: float"
     )
-    recovery_epochs: int = Field(1, ge=0, le=100, title="Recovery", description="Epochs after pruning, control included (count)")
+    recovery_epochs: int = Field(
+        1, ge=0, le=100, title="Recovery", description="Epochs after pruning, control included (count)"
+    )
     max_loss: float = Field(
-        0.02, ge=0, le=1, title="Largest loss", description="Relative loss of NDCG@10 to the float student (bound of the interval)"
+        0.02,
+        ge=0,
+        le=1,
+        title="Largest loss",
+        description="Relative loss of NDCG@10 to the float student (bound of the interval)",
     )
 
 
 class GateConfig(Section):
     """Quality a student must show before it may be promoted. Shares are relative: 0.02 = 2 %."""
 
-    min_users: int = Field(100, ge=1, title="Test users", description="Below this many the verdict is HOLD (count)")
+    min_users: int = Field(
+        100, ge=1, title="Test users", description="Below this many the verdict is HOLD (count)"
+    )
     teacher_retention: float = Field(
         0.90, ge=0, le=1, title="Teacher kept", description="Share of the teacher's NDCG@10 to be proven kept"
     )
     quantization_loss: float = Field(
-        0.02, ge=0, le=1, title="Loss to the float student", description="Relative loss of NDCG@10 proven not to be exceeded"
+        0.02,
+        ge=0,
+        le=1,
+        title="Loss to the float student",
+        description="Relative loss of NDCG@10 proven not to be exceeded",
     )
     champion_loss: float = Field(
-        0.02, ge=0, le=1, title="Loss to the champion", description="Relative loss of NDCG@10 tolerated (guard)"
+        0.02,
+        ge=0,
+        le=1,
+        title="Loss to the champion",
+        description="Relative loss of NDCG@10 tolerated (guard)",
     )
     neighbours_loss: float = Field(
-        0.05, ge=0, le=1, title="Loss to the neighbours", description="Relative loss of NDCG@10 tolerated (guard)"
+        0.05,
+        ge=0,
+        le=1,
+        title="Loss to the neighbours",
+        description="Relative loss of NDCG@10 tolerated (guard)",
     )
     slice_loss: float = Field(
-        0.10, ge=0, le=1, title="Loss of a slice", description="Relative loss no slice may be proven to exceed (guard)"
+        0.10,
+        ge=0,
+        le=1,
+        title="Loss of a slice",
+        description="Relative loss no slice may be proven to exceed (guard)",
     )
 
 
@@ -161,10 +257,17 @@ class LimitsConfig(Section):
 
     size_ratio: float = Field(0.25, gt=0, title="Size", description="Largest share of the teacher's bytes")
     size_mb: float = Field(100, gt=0, title="Size budget", description="Largest artifact (MB)")
-    latency_ms: float = Field(20, gt=0, title="Latency budget", description="p99 of one request by the runtime (ms)")
-    coverage_ratio: float = Field(0.5, ge=0, title="Coverage", description="Smallest share of the teacher's coverage@10")
+    latency_ms: float = Field(
+        20, gt=0, title="Latency budget", description="p99 of one request by the runtime (ms)"
+    )
+    coverage_ratio: float = Field(
+        0.5, ge=0, title="Coverage", description="Smallest share of the teacher's coverage@10"
+    )
     popularity_ratio: float = Field(
-        1.25, gt=0, title="Popularity", description="Largest ratio to the teacher of the mean popularity of what is recommended"
+        1.25,
+        gt=0,
+        title="Popularity",
+        description="Largest ratio to the teacher of the mean popularity of what is recommended",
     )
     strict: bool = Field(False, title="Strict", description="Guards must be proven, as proofs are; else HOLD")
 
@@ -187,7 +290,7 @@ class NightConfig(Section):
 
 QUICK = NightConfig(
     teacher=TeacherConfig(width=64, dropout=0.3, epochs=5, learning_rate=2e-3),
-    search=SearchConfig(trials=3, widths=(32,), epochs=5, learning_rate=4e-3),
+    search=SearchConfig(trials=2, widths=(32,), epochs=5, learning_rate=4e-3),
     compress=CompressConfig(keep_ffn=(1.0, 0.25)),
 )
 STANDARD = NightConfig()

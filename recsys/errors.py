@@ -1,16 +1,16 @@
 """The exception tree. Every error is a sentence or two for the user: what is wrong, where, how to mend it.
 
-    RecsysError
-    ├── InputError            the user can mend it: exit code 2
-    │   ├── DataError         events, items or a file of users
-    │   │   └── LeakageError  something from after the cut would have been learnt
-    │   ├── ConfigError       a knob, a section, a command line
-    │   ├── HomeError         the home, the store's place, the disk
-    │   └── LanguageModelError  a directory or hub id without a usable language model
-    ├── TrainingError         a loss that is not a number, no trial that finished
-    ├── StoreError            an object of the store is damaged and cannot be made again here
-    ├── ArtifactError         a published model is not what its manifest says; refused before parsing
-    └── RegistryError         the registry or its ledger contradicts itself
+RecsysError
+├── InputError            the user can mend it: exit code 2
+│   ├── DataError         events, items or a file of users
+│   │   └── LeakageError  something from after the cut would have been learnt
+│   ├── ConfigError       a knob, a section, a command line
+│   ├── HomeError         the home, the store's place, the disk
+│   └── LanguageModelError  a directory or hub id without a usable language model
+├── TrainingError         a loss that is not a number, no trial that finished
+├── StoreError            an object of the store is damaged and cannot be made again here
+├── ArtifactError         a published model is not what its manifest says; refused before parsing
+└── RegistryError         the registry or its ledger contradicts itself
 """
 
 

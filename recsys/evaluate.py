@@ -40,7 +40,9 @@ class ModelReport:
     ]  # (C,) float64 by name, as "ndcg_at_10"; NaN where the model gave no number
     cross_entropy: np.ndarray | None  # (C,) nats a target the model knows, NaN where it knows none
     coverage_at_10: float  # share of the catalog that is in somebody's first ten
-    popularity_at_10: float  # mean training events of what is in the first tens, over those of the average item
+    popularity_at_10: (
+        float  # mean training events of what is in the first tens, over those of the average item
+    )
     top: np.ndarray  # (C, 20) int32 codes, 0 where a list ran out
     bytes: int  # of the model's files
     history_lengths: np.ndarray  # (C,) int64

@@ -45,7 +45,11 @@ def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
                 threads=at.settings.threads,
             )
             files = [at.store.open(f.step, f.digest) / "accepted.parquet" for f in accepted.files]
-            items = at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet" if accepted.items else None
+            items = (
+                at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet"
+                if accepted.items
+                else None
+            )
             build(files, items, _catalog(at, before), out, plan)
 
         stored = at.make(recipe, make)
@@ -66,11 +70,15 @@ def parse_as_of(text: str) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(
-            f"{text!r} is no ISO 8601 time", where="--as-of", mend="Write --as-of 2011-12-09 or 2011-12-09T02:00:00+01:00."
+            f"{text!r} is no ISO 8601 time",
+            where="--as-of",
+            mend="Write --as-of 2011-12-09 or 2011-12-09T02:00:00+01:00.",
         ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment > datetime.now(UTC):
-        raise ConfigError(f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event.")
+        raise ConfigError(
+            f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event."
+        )
     return int(moment.timestamp())
 
 

@@ -31,7 +31,11 @@ def judge(night: Night, artifact: ArtifactRef, reports: ReportsRef) -> VerdictRe
         )
 
         def build(out: Path) -> None:
-            verdict = no_change("the candidate is the champion, byte by byte") if unchanged else _student(at, reports)
+            verdict = (
+                no_change("the candidate is the champion, byte by byte")
+                if unchanged
+                else _student(at, reports)
+            )
             (out / "verdict.json").write_text(verdict.to_json())
             (out / "teacher.json").write_text(_teacher(at, reports).to_json())
 

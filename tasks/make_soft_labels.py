@@ -49,5 +49,3 @@ def make_soft_labels(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
         at.tracking.log_metrics(night.run_id, {"labels/positions_written": float(stored.rows)}, step=0)
         refs = tuple(Ref(step="label", key=at.store.manifest("label", d).key, digest=d) for d in segments)
         return LabelsRef.of(stored, segments=refs, positions=stored.rows, teacher=teacher)
-
-

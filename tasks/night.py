@@ -37,10 +37,22 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    events: str = Field("", title="Events", description="Parquet or CSV file, or a folder of them; empty: the built-in shop")
-    items: str = Field("", title="Items", description="Parquet or CSV file of items; empty: ids only (or the built-in shop's)")
-    columns: Mapping[str, str] = Field({}, title="Columns", description="Our column names and yours, where they differ")
-    as_of: str = Field("", title="As of", description="ISO 8601 time; nothing from then on is known. Empty: after the newest event")
+    events: str = Field(
+        "", title="Events", description="Parquet or CSV file, or a folder of them; empty: the built-in shop"
+    )
+    items: str = Field(
+        "",
+        title="Items",
+        description="Parquet or CSV file of items; empty: ids only (or the built-in shop's)",
+    )
+    columns: Mapping[str, str] = Field(
+        {}, title="Columns", description="Our column names and yours, where they differ"
+    )
+    as_of: str = Field(
+        "",
+        title="As of",
+        description="ISO 8601 time; nothing from then on is known. Empty: after the newest event",
+    )
 
     def events_path(self) -> Path:
         """Where the events are."""
@@ -145,7 +157,9 @@ class Step:
         if self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0, description=self.title)
         done = "reused" if reused else f"done in {seconds:.1f} s"
-        self.logger.info("%s", done, extra={"recsys_step": self.name, "recsys_share": 1.0, "recsys_reused": reused})
+        self.logger.info(
+            "%s", done, extra={"recsys_step": self.name, "recsys_share": 1.0, "recsys_reused": reused}
+        )
 
 
 @contextmanager
@@ -192,4 +206,3 @@ class _Sentences(logging.Filter):
         if isinstance(error, RecsysError):
             record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
         return True
-

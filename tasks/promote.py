@@ -74,7 +74,10 @@ def _settle(
     elif verdict.decision == "HOLD":
         at.registry.set_alias(STUDENT, "challenger", version)
     if judged_before and decision == verdict.decision and decision != "PROMOTE":
-        decision, sentence = "NO CHANGE", f"this candidate was judged before on the same evidence: {verdict.sentence}"
+        decision, sentence = (
+            "NO CHANGE",
+            f"this candidate was judged before on the same evidence: {verdict.sentence}",
+        )
     at.tell(f"version {version}: {decision}")
     return Outcome(
         decision=decision, sentence=sentence, advice=advice, verdict=ref, version=version, champion=champion

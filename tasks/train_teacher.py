@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from prefect import task
-from recsys.lm_teacher import fit_lm_teacher
 
 from recsys.dataset import Dataset
 from recsys.freshness import freshness
 from recsys.item_text import TextEncoder, cached_vectors, whitened
+from recsys.lm_teacher import fit_lm_teacher
 from recsys.metrics import Hits, ndcg
 from recsys.sequence_model import Scorer
 from recsys.teacher import fit_teacher
@@ -45,7 +45,11 @@ def _usable_champion(at: Step, dataset: Dataset) -> dict:
         return {}
     digest = champion.digest
     about = _about(at, digest)
-    if about["cut"] is None or dataset.build.validation_start is None or about["cut"] > dataset.build.validation_start:
+    if (
+        about["cut"] is None
+        or dataset.build.validation_start is None
+        or about["cut"] > dataset.build.validation_start
+    ):
         at.tell("the champion teacher has seen events from after tonight's cut; a new one is trained")
         return {}
     if about["length"] != at.night.config.data.history_length:
@@ -76,7 +80,11 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
     length = config.data.history_length
     lm = config.lm_teacher if config.lm_teacher.backbone else None
     encoder = TextEncoder(config.text)
-    kind = {"lm_teacher": lm.model_dump(mode="json")} if lm else {"teacher": config.teacher.model_dump(mode="json")}
+    kind = (
+        {"lm_teacher": lm.model_dump(mode="json")}
+        if lm
+        else {"teacher": config.teacher.model_dump(mode="json")}
+    )
     recipe = Recipe(
         "teach",
         VERSION,
@@ -93,7 +101,8 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
 
         def on_epoch(epoch: Epoch) -> None:
             at.progress(
-                epoch.number / epochs, f"epoch {epoch.number} of {epochs}, validation NDCG@10 {epoch.validation_ndcg:.4f}"
+                epoch.number / epochs,
+                f"epoch {epoch.number} of {epochs}, validation NDCG@10 {epoch.validation_ndcg:.4f}",
             )
             at.tracking.log_metrics(
                 child, {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}, step=epoch.number
@@ -120,7 +129,9 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
         }
         (out / "about.json").write_bytes(canonical(about))
         (out / "curve.json").write_bytes(
-            canonical([{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve])
+            canonical(
+                [{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve]
+            )
         )
         at.tracking.finish(child, "FINISHED")
 

@@ -77,7 +77,9 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
 
         def build(out: Path) -> None:
             validation = validate_file(file, out, source, config)
-            found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
+            found = expectations.check(
+                out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest
+            )
             found.save(out / "expectations.json")
             found.require(file)
 

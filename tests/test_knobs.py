@@ -9,7 +9,9 @@ import pytest
 from recsys.config import PRESETS, NightConfig, Section
 
 ROOT = Path(__file__).parents[1]
-SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in NightConfig.model_fields.items()}
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation for name, field in NightConfig.model_fields.items()
+}
 KNOBS = [(section, knob) for section, kind in SECTIONS.items() for knob in kind.model_fields]
 
 
@@ -30,7 +32,9 @@ def test_a_knob_has_a_title_and_a_description(section, knob):
 def test_a_number_has_a_bound(section, knob):
     schema = SECTIONS[section].model_json_schema()["properties"][knob]
     if schema.get("type") in ("integer", "number"):
-        assert {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"} & set(schema), "say how small or large it may be"
+        assert {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"} & set(schema), (
+            "say how small or large it may be"
+        )
 
 
 @pytest.mark.parametrize(("section", "knob"), KNOBS)
@@ -45,7 +49,9 @@ def test_the_sections_are_the_arguments_of_the_flow():
     arguments = list(inspect.signature(nightly.fn).parameters)
     assert arguments == ["source", *SECTIONS]
     for name, kind in SECTIONS.items():
-        assert inspect.signature(nightly.fn).parameters[name].default == kind(), "defaults in code are production values"
+        assert inspect.signature(nightly.fn).parameters[name].default == kind(), (
+            "defaults in code are production values"
+        )
 
 
 def test_the_form_shows_titles_bounds_and_help():

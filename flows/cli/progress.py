@@ -45,13 +45,21 @@ class _Steps(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Moves the bar, or prints a line."""
-        step, share, text = getattr(record, "recsys_step", None), getattr(record, "recsys_share", None), record.getMessage()
+        step, share, text = (
+            getattr(record, "recsys_step", None),
+            getattr(record, "recsys_share", None),
+            record.getMessage(),
+        )
         if step is None:
             if record.levelno >= logging.WARNING:
                 self.console.print(Text(f"  {text}", style="yellow"))
             return
         if share is None:
-            self.console.print(Text.assemble((f"{step:<9} ", "bold"), (text, "yellow" if record.levelno > logging.INFO else "")))
+            self.console.print(
+                Text.assemble(
+                    (f"{step:<9} ", "bold"), (text, "yellow" if record.levelno > logging.INFO else "")
+                )
+            )
         elif share >= 1:
             self._done(step, text)
         else:
@@ -67,4 +75,6 @@ class _Steps(logging.Handler):
     def _done(self, step: str, text: str) -> None:
         if step in self.at_work:
             self.bar.remove_task(self.at_work.pop(step))
-        self.console.print(Text.assemble((f"{step:<9} ", "bold green"), (text, "cyan" if text == "reused" else "")))
+        self.console.print(
+            Text.assemble((f"{step:<9} ", "bold green"), (text, "cyan" if text == "reused" else ""))
+        )

@@ -12,7 +12,7 @@ def test_a_preset_alone_is_its_sections():
 
 
 def test_an_override_keeps_the_other_knobs_of_its_section():
-    config = resolve("quick", ["teacher.epochs=3", "events.event_weights={\"view\": 0}"])
+    config = resolve("quick", ["teacher.epochs=3", 'events.event_weights={"view": 0}'])
     assert config.teacher.epochs == 3
     assert config.teacher.width == QUICK.teacher.width
     assert config.events.event_weights == {"view": 0}

@@ -1,0 +1,297 @@
+"""The main job, whole: a real Prefect flow run over a real store, MLflow and Optuna, on a small shop with an answer."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.synthetic import shop
+
+RECSYS = Path(sys.executable).with_name("recsys")
+STEPS = ["validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote", "tell"]
+SMALL = [
+    "teacher.width=16", "teacher.dropout=0.1", "teacher.epochs=6", "teacher.learning_rate=0.01",
+    "search.widths=[16]", "search.trials=3", "search.epochs=4", "search.learning_rate=0.01",
+    "compress.keep_ffn=[1.0, 0.5]", "data.history_length=16", "data.min_users=40",
+    "gate.min_users=40", "gate.teacher_retention=0.5", "gate.quantization_loss=0.2", "compress.max_loss=0.2",
+    "limits.size_ratio=2", "limits.coverage_ratio=0.1", "limits.latency_ms=1000", "gate.slice_loss=0.9",
+    "gate.neighbours_loss=0.5", "gate.champion_loss=0.5", "limits.popularity_ratio=3",
+]  # fmt: skip
+
+
+def run(home: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(home, *arguments), capture_output=True, text=True, env=environment(env), timeout=400
+    )
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    knobs = [word for knob in SMALL for word in ("--set", knob)]
+    return [str(RECSYS), "nightly", "--home", str(home), *knobs, *arguments]
+
+
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """A stranger's: no RECSYS_*, PREFECT_* or MLFLOW_* variables, and a home folder nothing can be written to."""
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))
+    }
+    return {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", **(more or {})}
+
+
+def head(home: Path) -> dict:
+    return json.loads((home / "store" / "heads" / "last-night.json").read_text())
+
+
+def steps(home: Path) -> dict[str, bool]:
+    """Step by step of the last report, whether it was reused."""
+    story = json.loads(Path(head(home)["report"]).with_suffix(".json").read_text())
+    return {step["name"]: step["reused"] for step in story["steps"]}
+
+
+def rows(database: Path, query: str) -> list[tuple]:
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("night")
+
+
+@pytest.fixture(scope="module")
+def data(place) -> Path:
+    """A shop of 60 days; `days/` holds all but the last as one file."""
+    made = shop(users=400, items=48, events_a_user=24, randomness=0.3, seed=1, days=60)
+    made.write(place / "all")
+    last_day = pc.max(made.events["timestamp"]).as_py() - 86_400
+    early = pc.less(made.events["timestamp"], last_day)
+    (place / "days").mkdir()
+    pq.write_table(made.events.filter(early), place / "days" / "a.parquet")
+    pq.write_table(made.events.filter(pc.invert(early)), place / "last-day.parquet")
+    return place
+
+
+@pytest.fixture(scope="module")
+def first(data) -> subprocess.CompletedProcess[str]:
+    done = run(data / "home", "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def home(data, first) -> Path:
+    return data / "home"
+
+
+def test_the_first_night_promotes_a_student_that_learnt_the_rule(home, first):
+    assert "PROMOTE" in first.stdout
+    assert head(home)["decision"] == "PROMOTE"
+    story = json.loads(Path(head(home)["report"]).with_suffix(".json").read_text())
+    quality = {model["name"]: model["metrics"]["ndcg_at_10"]["value"] for model in story["models"]}
+    assert quality["artifact"] > 1.5 * quality["most-popular"], "seven of ten events follow a rule"
+    assert quality["teacher"] > 1.5 * quality["most-popular"]
+
+
+def test_nothing_says_traceback_or_warns_on_the_terminal(first):
+    assert "Traceback" not in first.stdout + first.stderr
+    assert "leaked" not in first.stderr
+
+
+def test_a_step_is_one_task_run_of_one_flow_run(home, first):
+    database = home / "prefect" / "prefect.db"
+    assert rows(database, "SELECT state_type FROM flow_run") == [("COMPLETED",)]
+    names = rows(database, "SELECT name, state_type FROM task_run ORDER BY start_time")
+    assert [name.rsplit("-", 1)[0] for name, _ in names] == STEPS
+    assert {state for _, state in names} == {"COMPLETED"}
+    keys = {key for (key,) in rows(database, "SELECT key FROM artifact")}
+    assert {"verdict", "night", "report"} <= keys
+
+
+def test_mlflow_remembers_the_night_its_trials_and_what_it_was_made_from(home, first):
+    database = home / "mlflow" / "mlflow.db"
+    runs = dict(rows(database, "SELECT run_uuid, status FROM runs"))
+    assert set(runs.values()) == {"FINISHED"}
+    trials = rows(database, "SELECT value FROM tags WHERE key = 'mlflow.runName' AND value LIKE 'trial %'")
+    assert sorted(trials) == [("trial 0",), ("trial 1",), ("trial 2",)]
+    assert rows(database, "SELECT name, version FROM model_versions ORDER BY name") == [
+        ("recsys-student", 1), ("recsys-student-ledger", 1), ("recsys-teacher", 1),
+    ]  # fmt: skip
+    tags = dict(rows(database, "SELECT key, value FROM model_version_tags WHERE name = 'recsys-student'"))
+    assert tags["recsys.decision"] == "PROMOTE"
+    assert tags["recsys.digest"] == head(home)["artifact"]
+    assert {"recsys.teacher", "recsys.student", "recsys.dataset"} <= set(tags)
+    aliases = rows(database, "SELECT name, alias, version FROM registered_model_aliases ORDER BY name")
+    assert aliases == [("recsys-student", "champion", 1), ("recsys-teacher", "champion", 1)]
+    metrics = {name for (name,) in rows(database, "SELECT DISTINCT key FROM metrics")}
+    assert {
+        "artifact/ndcg_at_10",
+        "gate/teacher_kept/low",
+        "validation_ndcg_at_10",
+        "seconds/teach",
+    } <= metrics
+
+
+def test_no_raw_user_id_is_outside_the_vault(home, first):
+    known = b"user-7"  # a prefix of dozens of ids
+    assert any(known in p.read_bytes() for p in (home / "vault").iterdir()), (
+        "the scan finds it where it must be"
+    )
+    for path in home.rglob("*"):
+        if path.is_file() and (home / "vault") not in path.parents and path.suffix != ".parquet":
+            assert known not in path.read_bytes(), path
+    for path in (home / "store" / "blobs").rglob("*"):
+        if path.is_file() and path.read_bytes()[:4] == b"PAR1":
+            table = pq.read_table(path)
+            for column in table.columns:
+                if pa.types.is_string(column.type):
+                    assert not pc.any(pc.starts_with(column, "user-")).as_py(), path
+
+
+def test_the_same_again_computes_nothing_and_changes_nothing(home, first, data):
+    before = sorted(p.name for p in (home / "store" / "blobs").rglob("*"))
+    again = run(
+        home,
+        "--events",
+        str(data / "days"),
+        "--items",
+        str(data / "all" / "items.parquet"),
+        "--require-promotion",
+    )
+    assert again.returncode == 3, "it was not promoted again"
+    assert head(home)["decision"] == "NO CHANGE"
+    assert {name for name, reused in steps(home).items() if not reused} == {"promote"}
+    assert len(rows(home / "mlflow" / "mlflow.db", "SELECT * FROM model_versions")) == 3
+    new = {p.name for p in (home / "store" / "blobs").rglob("*")} - set(before)
+    assert len(new) <= 2, "a verdict that says so, at most"
+
+
+@pytest.fixture(scope="module")
+def next_night(home, data) -> Path:
+    """One more day came, as a file of its own."""
+    (data / "days" / "b.parquet").write_bytes((data / "last-day.parquet").read_bytes())
+    done = run(home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home
+
+
+def test_a_day_came_in_and_only_the_day_is_read_and_labelled(next_night):
+    store = next_night / "store"
+    manifests = {
+        step: len(list((store / "objects" / step).iterdir())) for step in ("validate", "teach", "label")
+    }
+    assert manifests == {"validate": 2, "teach": 1, "label": 2}, "the teacher is fresh and stays"
+    written = sorted(
+        sum(file["rows"] or 0 for file in json.loads(path.read_text())["manifest"]["files"])
+        for path in (store / "objects" / "label").iterdir()
+    )
+    assert written[0] <= 0.25 * written[1], "a delta, not everything again"
+
+
+def test_the_next_night_starts_from_the_champion_and_keeps_every_item_code(next_night):
+    heads = next_night / "store" / "heads"
+    parents = [json.loads(path.read_text())["digest"] for path in heads.glob("student-parent-for-*.json")]
+    assert len(parents) == 2
+    assert sum(parent is not None for parent in parents) == 1
+    catalogs = [
+        pq.read_table(path).column("item_id").to_pylist()
+        for path in sorted(
+            (next_night / "store" / "views").glob("*/catalog.parquet"), key=lambda p: p.stat().st_size
+        )
+    ]
+    assert len(catalogs) >= 1
+    assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(catalogs))
+
+
+def test_killed_in_the_middle_it_resumes_to_the_same_artifact(data, home, first, place):
+    """A night killed while it trains, and run again, ends with the bytes of one that was left alone."""
+    again = place / "killed"
+    key = {"RECSYS_VAULT_KEY": str(home / "vault" / "key")}
+    words = ["--events", str(data / "days" / "a.parquet"), "--items", str(data / "all" / "items.parquet")]
+    victim = subprocess.Popen(
+        command(again, *words), env=environment(key), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list((again / "store").glob("scratch/*/study.log")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        assert victim.poll() is None, "it ended before it could be killed"
+    time.sleep(1.0)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    done = run(again, *words, env=key)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert head(again)["artifact"] == first_artifact(home)
+    finished = [json.loads(p.read_text()) for p in (again / "store" / "views").glob("*/trials.json")]
+    assert [len(trials) for trials in finished] == [3]
+    runs = rows(again / "mlflow" / "mlflow.db", "SELECT status FROM runs")
+    assert ("RUNNING",) not in runs, "what the killed night left open is closed"
+
+
+def first_artifact(home: Path) -> str:
+    tags = rows(
+        home / "mlflow" / "mlflow.db",
+        "SELECT value FROM model_version_tags WHERE name = 'recsys-student' AND version = 1 AND key = 'recsys.digest'",
+    )
+    return tags[0][0]
+
+
+def test_ids_alone_are_enough(data, place):
+    done = run(place / "ids", "--events", str(data / "days" / "a.parquet"), "--set", "teacher.epochs=1",
+               "--set", "search.trials=2", "--set", "search.epochs=1", "--set", "compress.recovery_epochs=0")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert head(place / "ids")["decision"] in ("PROMOTE", "HOLD", "REJECT")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--events", "nowhere.parquet"], "does not exist"),
+        (["--set", "teacher.epoch=3"], "Did you mean teacher.epochs?"),
+        (["--set", "teacher.epochs=0"], "greater than or equal to 1"),
+        (["--set", "teacher.epochs=many"], "valid integer"),
+        (["--preset", "fast"], "Choose one of quick, standard, large"),
+        (["--columns", "user_id"], "does not pair our column names"),
+        (["--as-of", "yesterday"], "no ISO 8601 time"),
+        (["--as-of", "2999-01-01"], "in the future"),
+        (["--set", "text.encoder=/tmp"], "/tmp"),
+    ],
+)
+def test_a_mistake_ends_as_a_sentence_and_exit_code_2(data, place, words, message):
+    base = [] if "--events" in words else ["--events", str(data / "days" / "a.parquet"),
+                                           "--items", str(data / "all" / "items.parquet")]  # fmt: skip
+    done = run(place / "mistakes", *base, *words)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in said
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4
+
+
+def test_a_home_that_cannot_be_written_is_said_at_once(data, place):
+    (place / "a-file").write_text("in the way")
+    done = run(place / "a-file", "--events", str(data / "days" / "a.parquet"))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "a-file" in done.stderr
+
+
+def test_a_shop_of_one_user_is_told_before_anything_is_trained(place):
+    lonely = pa.table({"user_id": ["u"] * 30, "item_id": [f"i{n}" for n in range(30)],
+                       "timestamp": np.arange(30) * 86_400 + 1_700_000_000})  # fmt: skip
+    pq.write_table(lonely, place / "lonely.parquet")
+    done = run(place / "mistakes", "--events", str(place / "lonely.parquet"))
+    assert done.returncode == 2
+    assert "user" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((place / "mistakes" / "store" / "objects").glob("teach/*"))
