@@ -14,9 +14,9 @@ from recsys.config import GateConfig, LimitsConfig
 from recsys.evaluate import ModelReport
 from recsys.slices import MIN_USERS, SLICES, SliceTest, compare, slices_of
 from recsys.statistics import Interval, paired_difference, paired_ratio
-from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide, no_change
+from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide
 
-__all__ = ["METRIC", "Criterion", "Evidence", "Verdict", "judge", "judge_teacher", "no_change"]
+__all__ = ["METRIC", "Criterion", "Evidence", "Verdict", "judge", "judge_teacher"]
 
 METRIC = "ndcg_at_10"
 """The metric every comparison of quality is made in."""

@@ -81,6 +81,7 @@ class TextEncoder:
 
         from recsys.training import device
 
+        language_model.silence()
         tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         model = AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
         return tokenizer, model.float().to(device()).eval()

@@ -12,6 +12,14 @@ READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What is read of a model: weights, configuration, tokenizer. Never code, never pickle."""
 
 
+def silence() -> None:
+    """Keeps transformers' bars and reports off a terminal that is not its own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def locate(name: str) -> Path:
     """The folder of the model `name`; a hub id is downloaded once, to the cache of Hugging Face.
 

@@ -175,6 +175,7 @@ def _pretrained(shape: LmShape) -> Any:
     """The whole language model without its output words, after the checks."""
     from transformers import AutoModelForCausalLM
 
+    language_model.silence()
     folder = language_model.locate(shape.backbone)
     if language_model.digest(folder) != shape.backbone_sha256:
         raise LanguageModelError(

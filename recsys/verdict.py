@@ -97,11 +97,6 @@ def decide(criteria: Sequence[Criterion], advice: Mapping[str, str]) -> Verdict:
     return Verdict("PROMOTE", sentence, "Nothing to do.", tuple(criteria))
 
 
-def no_change(reason: str) -> Verdict:
-    """The candidate is the champion, byte by byte, so nothing is judged."""
-    return Verdict("NO CHANGE", reason, "Nothing to do.", ())
-
-
 def _because(opening: str, rows: Sequence[Criterion]) -> str:
     return f"{opening}: {'; '.join(f'{row.name}: {row.sentence}' for row in rows)}."
 

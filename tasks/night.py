@@ -108,6 +108,7 @@ class Step:
         self.night, self.name, self.title = night, name, title
         self.logger = get_run_logger()
         self.made: list[Stored] = []
+        self.idle = False  # there was nothing to do
         self._artifact: UUID | None = None
         self._told = self._began = time.monotonic()
 
@@ -150,7 +151,7 @@ class Step:
     def close(self) -> None:
         """Records seconds and reuse, and completes the progress artifact."""
         seconds = time.monotonic() - self._began
-        reused = bool(self.made) and all(stored.reused for stored in self.made)
+        reused = self.idle or (bool(self.made) and all(stored.reused for stored in self.made))
         self.tracking.log_metrics(
             self.night.run_id, {f"seconds/{self.name}": seconds, f"reused/{self.name}": float(reused)}, step=0
         )

@@ -21,19 +21,20 @@ EXAMPLE = Example(
 def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: VerdictRef) -> Outcome:
     """PROMOTE moves the alias champion, HOLD the alias challenger, REJECT none; all are registered."""
     with step(night, "promote", "Registering and promoting") as at:
+        if verdict.decision == "NO CHANGE":
+            at.idle = True
+            standing = reports.standing.version
+            return Outcome(
+                decision="NO CHANGE",
+                sentence=verdict.sentence,
+                advice="Nothing to do.",
+                verdict=verdict,
+                version=standing,
+                champion=standing,
+            )
         folder = at.store.open("judge", verdict.digest)
         _register_teacher(at, artifact, Verdict.from_json((folder / "teacher.json").read_text()))
         decided = Verdict.from_json((folder / "verdict.json").read_text())
-        if decided.decision == "NO CHANGE":
-            champion = reports.standing.version
-            return Outcome(
-                decision="NO CHANGE",
-                sentence=decided.sentence,
-                advice=decided.advice,
-                verdict=verdict,
-                version=champion,
-                champion=champion,
-            )
         return _settle(at, artifact, reports, verdict, decided)
 
 

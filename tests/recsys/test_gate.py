@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recsys.config import GateConfig, LimitsConfig
 from recsys.evaluate import ModelReport
-from recsys.gate import Evidence, Verdict, judge, judge_teacher, no_change
+from recsys.gate import Evidence, Verdict, judge, judge_teacher
 
 USERS = 400
 GATE, LIMITS = GateConfig(), LimitsConfig()
@@ -356,7 +356,6 @@ def test_a_verdict_survives_its_json():
     for verdict in (
         judge(evidence(), GATE, LIMITS),
         judge(evidence(QUALITY[:5]), GATE, LIMITS),
-        no_change("Same."),
     ):
         text = verdict.to_json()
         assert Verdict.from_json(text) == verdict
@@ -371,14 +370,6 @@ def test_a_model_of_nothing_but_zeros_is_rejected_without_a_fault():
     assert outcomes(verdict, "fail") == ["most_popular"]
     verdict.to_json()
 
-
-def test_no_change_says_why():
-    verdict = no_change("The candidate is version 7, the champion, byte by byte.")
-    assert verdict.decision == "NO CHANGE"
-    assert "version 7" in verdict.sentence
-
-
-# The teacher
 
 POPULAR = report("most_popular", np.full(USERS, 0.2))
 
