@@ -133,9 +133,7 @@ def _write_shop(folder: Path, rows: int) -> None:
     ids = pa.array([f"item-{item:06d}" for item in range(_ITEMS)])
     titles = pa.array([f"thing number {item}" for item in range(_ITEMS)])
     nothing = pa.nulls(_ITEMS, pa.string())
-    pq.write_table(
-        pa.Table.from_arrays([ids, titles, nothing, nothing], schema=ITEMS), folder / "items.parquet"
-    )
+    pq.write_table(pa.Table.from_arrays([ids, titles, nothing, nothing], schema=ITEMS), folder / "items.parquet")
     schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
     with pq.ParquetWriter(folder / "events.parquet", schema, compression="zstd") as writer:
         for table in _events(rows, ids, schema):
@@ -150,9 +148,7 @@ def _events(rows: int, item_ids: pa.Array, schema: pa.Schema) -> Iterator[pa.Tab
         user = pa.array(np.searchsorted(users, rng.random(n))).cast(pa.string())
         item = item_ids.take(pa.array(np.searchsorted(items, rng.random(n))))
         times = pa.array(_OPENING + rng.integers(90 * DAY, size=n))
-        yield pa.Table.from_arrays(
-            [pc.binary_join_element_wise("user-", user, ""), item, times], schema=schema
-        )
+        yield pa.Table.from_arrays([pc.binary_join_element_wise("user-", user, ""), item, times], schema=schema)
 
 
 def _zipf(n: int) -> np.ndarray:
@@ -169,9 +165,7 @@ def _write(path: Path, results: list[dict[str, object]]) -> None:
 
 
 def _line(result: dict[str, dict[str, float]]) -> str:
-    steps = ", ".join(
-        f"{step} {result[step]['seconds']} s, {result[step]['peak_mb']:,.0f} MB" for step in _STEPS
-    )
+    steps = ", ".join(f"{step} {result[step]['seconds']} s, {result[step]['peak_mb']:,.0f} MB" for step in _STEPS)
     return f"{result['rows']:>12,} events: {steps}"
 
 

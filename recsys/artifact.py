@@ -130,9 +130,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        return canonical(
-            {"format": FORMAT, "files": {name: asdict(entry) for name, entry in self.files.items()}}
-        )
+        return canonical({"format": FORMAT, "files": {name: asdict(entry) for name, entry in self.files.items()}})
 
     def read(self, folder: Path, name: str) -> bytes:
         """One file, checked again as it is read, so that what is parsed is what was verified."""
@@ -178,9 +176,7 @@ def _check_names(folder: Path) -> None:
         found = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
     for name in sorted(found):
         if name != MANIFEST and name not in CONTENTS:
-            raise ArtifactError(
-                f"{name} does not belong to an artifact", where=str(folder), mend="Nothing was loaded."
-            )
+            raise ArtifactError(f"{name} does not belong to an artifact", where=str(folder), mend="Nothing was loaded.")
         if not found[name]:
             raise ArtifactError(f"{name} is a link or a folder, not a file", where=str(folder), mend=MEND)
     for name in (MANIFEST, *CONTENTS):

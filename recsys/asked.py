@@ -30,9 +30,7 @@ def read_asked(file: Path, columns: Mapping[str, str], door: Door) -> AskedUsers
 
     Raises DataError naming file and row when a row names no user, or the file as a whole cannot be read.
     """
-    rows = RowFile.open(
-        file, (_USER_ID,), {name: theirs for name, theirs in columns.items() if name == "user_id"}
-    )
+    rows = RowFile.open(file, (_USER_ID,), {name: theirs for name, theirs in columns.items() if name == "user_id"})
     distinct, count = [pa.array([], pa.string())], 0
     for batch in rows.batches():
         distinct.append(_user_ids(batch, rows))

@@ -17,9 +17,7 @@ CATALOG = pa.schema([pa.field("code", pa.int32(), nullable=False), *ITEMS])
 _TEXTS = ("title", "category", "description")
 
 
-def appended(
-    event_items: pa.Array, items: Path | None, before: Path | None
-) -> tuple[pa.Table, tuple[str, ...]]:
+def appended(event_items: pa.Array, items: Path | None, before: Path | None) -> tuple[pa.Table, tuple[str, ...]]:
     """Tonight's catalog, and what is worth saying about it.
 
     The items of the catalog `before` keep their codes; `event_items`, in the order of their first event, and
@@ -47,9 +45,7 @@ def read_catalog(path: Path | None) -> pa.Table:
         return CATALOG.empty_table()
     table = _read(path, CATALOG)
     if not np.array_equal(table["code"].to_numpy(), np.arange(1, len(table) + 1)):
-        raise DataError(
-            "the codes are not 1 to N in order", where=path.name, mend="Use an untouched catalog.parquet."
-        )
+        raise DataError("the codes are not 1 to N in order", where=path.name, mend="Use an untouched catalog.parquet.")
     return table
 
 
@@ -67,11 +63,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"the file cannot be read: {error}", where=path.name, mend="Make it again."
-        ) from error
+        raise DataError(f"the file cannot be read: {error}", where=path.name, mend="Make it again.") from error
     if table.schema.names != schema.names or table.schema.types != schema.types:
-        raise DataError(
-            "the columns are not those of a validated file", where=path.name, mend="Validate it first."
-        )
+        raise DataError("the columns are not those of a validated file", where=path.name, mend="Validate it first.")
     return table

@@ -131,9 +131,7 @@ def explained(points: Sequence[Point], max_loss: float) -> tuple[Point, ...]:
         elif place == best:
             reasons.append(f"the student as it is: nothing smaller surely loses less than {allowed}")
         elif _is_within(point, max_loss):
-            reasons.append(
-                f"surely loses less than {allowed}, but is larger or no better than the one chosen"
-            )
+            reasons.append(f"surely loses less than {allowed}, but is larger or no better than the one chosen")
         else:
             reasons.append(f"may lose {-point.change.low:.1%}, {allowed} is allowed")
     return tuple(

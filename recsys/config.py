@@ -53,14 +53,10 @@ class DataConfig(Section):
         description="temporal: last days; leave_one_out: last event of each user, as papers do",
     )
     repeats: Literal["exclude", "allow"] = Field(
-        "exclude",
-        title="Repeats",
-        description="exclude: only items new to the user are relevant; allow: any item",
+        "exclude", title="Repeats", description="exclude: only items new to the user are relevant; allow: any item"
     )
     test_days: int = Field(7, ge=1, le=365, title="Test window", description="Days before the as-of time")
-    validation_days: int = Field(
-        7, ge=1, le=365, title="Validation window", description="Days before the test window"
-    )
+    validation_days: int = Field(7, ge=1, le=365, title="Validation window", description="Days before the test window")
     min_users: int = Field(
         100,
         ge=1,
@@ -68,12 +64,7 @@ class DataConfig(Section):
         description="A window is extended backwards until it has so many (count)",
     )
     history_length: int = Field(
-        100,
-        ge=4,
-        le=1024,
-        multiple_of=2,
-        title="History length",
-        description="Newest items a model reads (count)",
+        100, ge=4, le=1024, multiple_of=2, title="History length", description="Newest items a model reads (count)"
     )
 
 
@@ -85,33 +76,21 @@ class TextConfig(Section):
         title="Text encoder",
         description="all-MiniLM-L6-v2 (comes with the package), a Hugging Face hub id, or a local directory",
     )
-    pooling: Literal["mean", "last"] = Field(
-        "mean", title="Pooling", description="mean of the tokens, or the last one"
-    )
+    pooling: Literal["mean", "last"] = Field("mean", title="Pooling", description="mean of the tokens, or the last one")
     dims: int = Field(
         128, ge=2, le=1024, title="Text dimensions", description="Whitened principal components kept (count)"
     )
-    max_tokens: int = Field(
-        64, ge=8, le=512, title="Tokens read", description="Tokens of one item's text (count)"
-    )
+    max_tokens: int = Field(64, ge=8, le=512, title="Tokens read", description="Tokens of one item's text (count)")
 
 
 class TeacherConfig(Section):
     """The small teacher: a causal decoder over item vectors (id + whitened text)."""
 
-    width: int = Field(
-        128, ge=8, le=1024, multiple_of=8, title="Width", description="Size of an item vector (count)"
-    )
+    width: int = Field(128, ge=8, le=1024, multiple_of=8, title="Width", description="Size of an item vector (count)")
     blocks: int = Field(1, ge=1, le=12, title="Blocks", description="Transformer blocks (count)")
-    dropout: float = Field(
-        0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training"
-    )
-    epochs: int = Field(
-        20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)"
-    )
-    learning_rate: float = Field(
-        1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
-    )
+    dropout: float = Field(0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
+    epochs: int = Field(20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
+    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
     seed: int = Field(0, ge=0, title="Seed", description="Of initial weights, batch order and dropout")
 
 
@@ -121,27 +100,17 @@ class LmTeacherConfig(Section):
     backbone: str = Field(
         "", title="Backbone", description="Hub id or directory of a causal language model; empty: off"
     )
-    layers: int = Field(
-        4, ge=1, le=128, title="Layers kept", description="First layers of the language model (count)"
-    )
+    layers: int = Field(4, ge=1, le=128, title="Layers kept", description="First layers of the language model (count)")
     lora_rank: int = Field(8, ge=1, le=256, title="LoRA rank", description="Rank of the adapters (count)")
-    head_width: int = Field(
-        64, ge=8, le=256, title="Head width", description="Width items are scored in (count)"
-    )
-    epochs: int = Field(
-        5, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)"
-    )
-    learning_rate: float = Field(
-        5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
-    )
+    head_width: int = Field(64, ge=8, le=256, title="Head width", description="Width items are scored in (count)")
+    epochs: int = Field(5, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
+    learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
 
 
 class RefreshConfig(Section):
     """When the teacher is trained anew, and what a night starts from."""
 
-    max_age_days: float = Field(
-        7, ge=0, title="Teacher's age", description="Days between its as-of and tonight's"
-    )
+    max_age_days: float = Field(7, ge=0, title="Teacher's age", description="Days between its as-of and tonight's")
     max_decay: float = Field(
         0.05,
         ge=0,
@@ -160,11 +129,7 @@ class LabelsConfig(Section):
     """The soft labels: what is kept of the teacher's distribution at a training position."""
 
     top_k: int = Field(
-        50,
-        ge=1,
-        le=1000,
-        title="Items kept",
-        description="Items with their log-probability a position (count)",
+        50, ge=1, le=1000, title="Items kept", description="Items with their log-probability a position (count)"
     )
 
 
@@ -177,15 +142,9 @@ class SearchConfig(Section):
     widths: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = Field(
         (64, 32), min_length=1, title="Widths", description="Sizes of an item vector that may be tried"
     )
-    epochs: int = Field(
-        15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)"
-    )
-    learning_rate: float = Field(
-        3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine"
-    )
-    dropout: float = Field(
-        0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training"
-    )
+    epochs: int = Field(15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)")
+    learning_rate: float = Field(3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    dropout: float = Field(0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
     seed: int = Field(0, ge=0, title="Seed", description="Of the sampler and of every trial")
 
 
@@ -216,9 +175,7 @@ class CompressConfig(Section):
 class GateConfig(Section):
     """Quality a student must show before it may be promoted. Shares are relative: 0.02 = 2 %."""
 
-    min_users: int = Field(
-        100, ge=1, title="Test users", description="Below this many the verdict is HOLD (count)"
-    )
+    min_users: int = Field(100, ge=1, title="Test users", description="Below this many the verdict is HOLD (count)")
     teacher_retention: float = Field(
         0.90, ge=0, le=1, title="Teacher kept", description="Share of the teacher's NDCG@10 to be proven kept"
     )
@@ -230,25 +187,13 @@ class GateConfig(Section):
         description="Relative loss of NDCG@10 proven not to be exceeded",
     )
     champion_loss: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        title="Loss to the champion",
-        description="Relative loss of NDCG@10 tolerated (guard)",
+        0.02, ge=0, le=1, title="Loss to the champion", description="Relative loss of NDCG@10 tolerated (guard)"
     )
     neighbours_loss: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        title="Loss to the neighbours",
-        description="Relative loss of NDCG@10 tolerated (guard)",
+        0.05, ge=0, le=1, title="Loss to the neighbours", description="Relative loss of NDCG@10 tolerated (guard)"
     )
     slice_loss: float = Field(
-        0.10,
-        ge=0,
-        le=1,
-        title="Loss of a slice",
-        description="Relative loss no slice may be proven to exceed (guard)",
+        0.10, ge=0, le=1, title="Loss of a slice", description="Relative loss no slice may be proven to exceed (guard)"
     )
 
 
@@ -257,9 +202,7 @@ class LimitsConfig(Section):
 
     size_ratio: float = Field(0.25, gt=0, title="Size", description="Largest share of the teacher's bytes")
     size_mb: float = Field(100, gt=0, title="Size budget", description="Largest artifact (MB)")
-    latency_ms: float = Field(
-        20, gt=0, title="Latency budget", description="p99 of one request by the runtime (ms)"
-    )
+    latency_ms: float = Field(20, gt=0, title="Latency budget", description="p99 of one request by the runtime (ms)")
     coverage_ratio: float = Field(
         0.5, ge=0, title="Coverage", description="Smallest share of the teacher's coverage@10"
     )

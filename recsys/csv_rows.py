@@ -43,21 +43,15 @@ def header(file: Path) -> list[str]:
     try:
         text = raw.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise DataError(
-            "the header is not UTF-8 text", where=where, mend="Save the file as UTF-8 CSV."
-        ) from error
+        raise DataError("the header is not UTF-8 text", where=where, mend="Save the file as UTF-8 CSV.") from error
     if "\r" in text or "\0" in text:
-        raise DataError(
-            "the header has stray control characters", where=where, mend="End lines with LF or CRLF."
-        )
+        raise DataError("the header has stray control characters", where=where, mend="End lines with LF or CRLF.")
     if not text.strip():
         raise DataError("the header is empty", where=where, mend="The first line names the columns.")
     try:
         return _fields(text, 1, file)
     except csv.Error as error:
-        raise DataError(
-            f"the header is broken: {error}", where=where, mend="Quote names as CSV does."
-        ) from error
+        raise DataError(f"the header is broken: {error}", where=where, mend="Quote names as CSV does.") from error
 
 
 def batches(file: Path, wanted: list[str]) -> Iterator[CsvBatch]:
@@ -159,6 +153,4 @@ def _fields(line: str, number: int, file: Path) -> list[str]:
         if "unexpected end of data" not in str(error):
             raise
         mend = "Close it on the same line: a line is one row, and a field holds no line break (Parquet may)."
-        raise DataError(
-            "a quote is opened and not closed", where=f"{file.name}, line {number}", mend=mend
-        ) from error
+        raise DataError("a quote is opened and not closed", where=f"{file.name}, line {number}", mend=mend) from error

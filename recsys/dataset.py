@@ -160,14 +160,9 @@ def _cuts(union: EventUnion, as_of: int, config: DataConfig) -> tuple[Cuts, list
     if config.split == "leave_one_out":
         return Cuts(), []
     test = window_before(as_of, *union.user_spans(as_of), config.test_days, config.min_users)
-    validation = window_before(
-        test.start, *union.user_spans(test.start), config.validation_days, config.min_users
-    )
+    validation = window_before(test.start, *union.user_spans(test.start), config.validation_days, config.min_users)
     notes = []
-    for name, window, days in (
-        ("test", test, config.test_days),
-        ("validation", validation, config.validation_days),
-    ):
+    for name, window, days in (("test", test, config.test_days), ("validation", validation, config.validation_days)):
         if window.days > days:
             notes.append(f"the {name} window is extended from {days} to {window.days} days")
         if window.users < config.min_users:
@@ -187,9 +182,7 @@ def _require_kept(losses: Losses) -> None:
 def _require_several(users: int, items: int) -> None:
     for count, noun in ((users, "user"), (items, "item")):
         if count < 2:
-            raise DataError(
-                f"all events are of one {noun}", mend=f"A recommender needs at least two {noun}s."
-            )
+            raise DataError(f"all events are of one {noun}", mend=f"A recommender needs at least two {noun}s.")
 
 
 def _require_use(result: Build, training_positions: int, config: DataConfig) -> None:
@@ -199,19 +192,13 @@ def _require_use(result: Build, training_positions: int, config: DataConfig) -> 
     else:
         mend = "Leave-one-out needs users with three events or more."
     if training_positions == 0:
-        raise DataError(
-            "no user has two events before the validation cut, there is nothing to train on", mend=mend
-        )
+        raise DataError("no user has two events before the validation cut, there is nothing to train on", mend=mend)
     for users, name in ((result.validation_users, "validate"), (result.test_users, "test")):
         if users == 0:
-            raise DataError(
-                f"there is nobody to {name} on: no user with something new and a history", mend=mend
-            )
+            raise DataError(f"there is nobody to {name} on: no user with something new and a history", mend=mend)
     gone = result.duplicates + result.left_out + result.repeats + result.after_as_of + result.capped
     if result.accepted != result.kept + gone:
-        raise DataError(
-            f"{result.accepted} accepted events, {result.kept} kept and {gone} set aside do not add up"
-        )
+        raise DataError(f"{result.accepted} accepted events, {result.kept} kept and {gone} set aside do not add up")
 
 
 @dataclass(frozen=True)
@@ -235,9 +222,7 @@ class Dataset:
             tables = [_read_shard(file) for file in sorted(folder.glob("shard-*.parquet"))]
             shards = pa.concat_tables(tables).combine_chunks()
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"the folder is no dataset: {error}", where=str(folder), mend="Build it again."
-            ) from error
+            raise DataError(f"the folder is no dataset: {error}", where=str(folder), mend="Build it again.") from error
         dataset = cls(
             _histories(shards),
             load_catalog(folder / "catalog.parquet"),
@@ -268,9 +253,7 @@ class Dataset:
         before = np.cumsum((end - cut)[users]) - (end - cut)[users]
         at = np.arange(len(case)) + np.repeat(start - before, (end - cut)[users])
         pairs = np.unique(case * width + histories.items[at])  # what is repeated in the window is one target
-        targets = np.split(
-            (pairs % width).astype(np.int32), np.searchsorted(pairs // width, np.arange(1, len(users)))
-        )
+        targets = np.split((pairs % width).astype(np.int32), np.searchsorted(pairs // width, np.arange(1, len(users))))
         return Cases(
             users=users,
             histories=[histories.until(int(user), int(cut[user])) for user in users],
@@ -285,9 +268,7 @@ class Dataset:
         user = np.repeat(np.arange(histories.users), lengths)
         position = np.arange(len(user)) - np.repeat(histories.offsets[:-1], lengths)
         if build.validation_start is not None and build.test_start is not None:
-            part = (position >= histories.train_end[user]).astype(int) + (
-                position >= histories.valid_end[user]
-            )
+            part = (position >= histories.train_end[user]).astype(int) + (position >= histories.valid_end[user])
             lower = np.array([np.iinfo(np.int64).min, build.validation_start, build.test_start])[part]
             upper = np.array([build.validation_start, build.test_start, build.as_of])[part]
         else:
@@ -301,9 +282,7 @@ class Dataset:
             )
         pairs = np.sort(user * (self.catalog.items + 1) + histories.items)
         if self.repeats == "exclude" and (np.diff(pairs) == 0).any():
-            raise LeakageError(
-                "a user has an item twice although repeats are excluded", mend="Build it again."
-            )
+            raise LeakageError("a user has an item twice although repeats are excluded", mend="Build it again.")
 
 
 def _read_shard(file: Path) -> pa.Table:
@@ -320,9 +299,7 @@ def _histories(shards: pa.Table) -> Histories:
     starts = np.cumsum(lengths) - lengths
     offsets = np.concatenate([[0], np.cumsum(lengths[order])])
     at = np.repeat(starts[order] - offsets[:-1], lengths[order]) + np.arange(offsets[-1])
-    items, times, weights = (
-        pc.list_flatten(shards[name]).to_numpy()[at] for name in ("items", "times", "weights")
-    )
+    items, times, weights = (pc.list_flatten(shards[name]).to_numpy()[at] for name in ("items", "times", "weights"))
     tokens = np.array(shards["token"].cast(pa.binary()).to_pylist(), f"S{TOKEN_LENGTH}")
     ends = (shards[name].to_numpy()[order] for name in ("train_end", "valid_end"))
     return Histories(tokens[order], offsets, items, times, weights, *ends)

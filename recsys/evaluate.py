@@ -35,14 +35,10 @@ class ModelReport:
 
     model: str
     users: np.ndarray  # (C,) S32 tokens
-    metrics: Mapping[
-        str, np.ndarray
-    ]  # (C,) float64 by name, as "ndcg_at_10"; NaN where the model gave no number
+    metrics: Mapping[str, np.ndarray]  # (C,) float64 by name, as "ndcg_at_10"; NaN where the model gave no number
     cross_entropy: np.ndarray | None  # (C,) nats a target the model knows, NaN where it knows none
     coverage_at_10: float  # share of the catalog that is in somebody's first ten
-    popularity_at_10: (
-        float  # mean training events of what is in the first tens, over those of the average item
-    )
+    popularity_at_10: float  # mean training events of what is in the first tens, over those of the average item
     top: np.ndarray  # (C, 20) int32 codes, 0 where a list ran out
     bytes: int  # of the model's files
     history_lengths: np.ndarray  # (C,) int64
@@ -67,17 +63,13 @@ class ModelReport:
             "token": pa.array([token.decode() for token in self.users], pa.string()),
             "history_length": pa.array(self.history_lengths, pa.int64()),
             "tail_share": pa.array(self.tail_share, pa.float64()),
-            "top": pa.FixedSizeListArray.from_arrays(
-                pa.array(self.top.ravel(), pa.int32()), self.top.shape[1]
-            ),
+            "top": pa.FixedSizeListArray.from_arrays(pa.array(self.top.ravel(), pa.int32()), self.top.shape[1]),
         }
         if self.cross_entropy is not None:
             columns["cross_entropy"] = pa.array(self.cross_entropy, pa.float64())
         columns |= {name: pa.array(values, pa.float64()) for name, values in sorted(self.metrics.items())}
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            pa.table(columns), folder / "users.parquet", compression="zstd", write_page_checksum=True
-        )
+        pq.write_table(pa.table(columns), folder / "users.parquet", compression="zstd", write_page_checksum=True)
         means = {name: self.mean(name) for name in self.metrics}
         summary = {
             "model": self.model,

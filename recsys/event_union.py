@@ -50,10 +50,7 @@ def open_union(accepted: Sequence[Path], engine: Engine) -> Iterator["EventUnion
 
     try:
         engine.temp.mkdir(parents=True, exist_ok=True)
-        with (
-            TemporaryDirectory(dir=engine.temp, prefix="union-") as folder,
-            _connected(folder, engine) as sql,
-        ):
+        with TemporaryDirectory(dir=engine.temp, prefix="union-") as folder, _connected(folder, engine) as sql:
             yield EventUnion(sql, accepted)
     except duckdb.OutOfMemoryException as error:
         mend = "Raise RECSYS_MEMORY_MB, or free disk space for what does not fit."
@@ -98,9 +95,7 @@ class EventUnion:
     def newest(self) -> int:
         """The time of the newest accepted event. Raises DataError when there is none."""
         if self._number("SELECT count(*) FROM accepted") == 0:
-            raise DataError(
-                "there are no events", mend="Validate a file of events with at least one good row."
-            )
+            raise DataError("there are no events", mend="Validate a file of events with at least one good row.")
         return self._number("SELECT max(timestamp) FROM accepted")
 
     def keep(self, config: EventsConfig, as_of: int, exclude_repeats: bool) -> Losses:
@@ -135,9 +130,7 @@ class EventUnion:
         if exclude_repeats:
             self._narrow("PARTITION BY user_key, item ORDER BY timestamp, place", 1)
         new = self._count()
-        most = self._number(
-            "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM kept GROUP BY user_key)"
-        )
+        most = self._number("SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM kept GROUP BY user_key)")
         if most > config.max_user_events:
             self._narrow("PARTITION BY user_key ORDER BY timestamp DESC, place DESC", config.max_user_events)
         kept = self._count()
@@ -175,9 +168,7 @@ class EventUnion:
 
     def code_items(self, item_ids: pa.Array) -> None:
         """Fixes the items' codes: item_ids[c - 1] has code c."""
-        table = pa.table(
-            {"item_id": item_ids, "code": pa.array(np.arange(1, len(item_ids) + 1, dtype=np.int32))}
-        )
+        table = pa.table({"item_id": item_ids, "code": pa.array(np.arange(1, len(item_ids) + 1, dtype=np.int32))})
         self._sql.register("coded", table)
         self._run("CREATE TABLE codes AS SELECT item, code FROM names JOIN coded USING (item_id)")
         self._sql.unregister("coded")
@@ -197,9 +188,7 @@ class EventUnion:
 
     def _narrow(self, window: str, most: int) -> None:
         """Keeps the first `most` events of each partition of `window`."""
-        self._run(
-            f"CREATE TABLE fewer AS SELECT * FROM kept QUALIFY row_number() OVER ({window}) <= {most:d}"
-        )
+        self._run(f"CREATE TABLE fewer AS SELECT * FROM kept QUALIFY row_number() OVER ({window}) <= {most:d}")
         self._run("DROP TABLE kept; ALTER TABLE fewer RENAME TO kept")
 
     def _count(self) -> int:

@@ -122,9 +122,7 @@ def validate_file(file: Path, out: Path, source: EventSource, config: EventsConf
 class _Reader:
     """Reads batches and keeps the counts of one file."""
 
-    def __init__(
-        self, rows: RowFile, source: EventSource, accepted: TableDraft, quarantine: Quarantine
-    ) -> None:
+    def __init__(self, rows: RowFile, source: EventSource, accepted: TableDraft, quarantine: Quarantine) -> None:
         self._rows, self._source, self._draft, self._quarantine = rows, source, accepted, quarantine
         self._units = UnitCheck()
         self._lines = self._accepted = self._without_zone = 0

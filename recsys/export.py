@@ -101,9 +101,7 @@ def _write_items(publication: Publication, file: Path) -> None:
         catalog.categories,
         publication.counts.astype(np.int64),
     ]
-    table = pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, ITEM_SCHEMA, strict=True)], schema=ITEM_SCHEMA
-    )
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, ITEM_SCHEMA, strict=True)], schema=ITEM_SCHEMA)
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 

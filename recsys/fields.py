@@ -81,9 +81,7 @@ def require_id(kind: pa.DataType, where: str) -> None:
         return
     if types.is_floating(kind):
         why = "a float merges large ids and cannot tell 7 from 7.0"
-        raise DataError(
-            f"ids of type {kind} are refused, {why}", where=where, mend="Write them as text or int64."
-        )
+        raise DataError(f"ids of type {kind} are refused, {why}", where=where, mend="Write them as text or int64.")
     raise DataError(f"ids of type {kind} are refused", where=where, mend="Write them as text or int64.")
 
 
@@ -161,9 +159,7 @@ def _decoded(raw: pa.Array) -> tuple[pa.Array, np.ndarray]:
         texts.validate(full=True)
     except pa.ArrowInvalid:
         broken = np.array([not _is_utf8(value) for value in raw.to_pylist()], bool)
-        texts = pa.array(
-            [None if bad else v.decode() for v, bad in zip(raw.to_pylist(), broken, strict=True)]
-        )
+        texts = pa.array([None if bad else v.decode() for v, bad in zip(raw.to_pylist(), broken, strict=True)])
         texts = texts.cast(pa.string())
     return texts, broken
 
@@ -213,9 +209,7 @@ def _times_of_texts(column: pa.Array, not_after: int) -> TimeField:
     texts = field.values()
     missing = _true(texts.is_null())
     seconds, known = np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
-    integer, zoned, unzoned = (
-        _true(pc.match_substring_regex(texts, p)) for p in (_INTEGER, _ZONED, _UNZONED)
-    )
+    integer, zoned, unzoned = (_true(pc.match_substring_regex(texts, p)) for p in (_INTEGER, _ZONED, _UNZONED))
     seconds[integer] = _integers(texts.filter(pa.array(integer)).cast(pa.int64()), 0)
     known |= integer
     for chosen, kind in ((zoned, pa.timestamp("s", "UTC")), (unzoned, pa.timestamp("s"))):
@@ -255,11 +249,7 @@ class UnitCheck:
     """Watches the integer times of a whole file and tells when they cannot be seconds."""
 
     _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
-    _BOUNDS = (
-        10**11,
-        10**14,
-        10**17,
-    )  # seconds of the year 5138; milliseconds, microseconds, nanoseconds of 1973
+    _BOUNDS = (10**11, 10**14, 10**17)  # seconds of the year 5138; milliseconds, microseconds, nanoseconds of 1973
 
     def __init__(self) -> None:
         self._counts = np.zeros(4, np.int64)

@@ -24,9 +24,7 @@ def freshness(age_days: float, reached: float, tonight: np.ndarray, config: Refr
     the two windows hold different users, and in a small shop chance alone moves their means by a tenth.
     """
     if age_days > config.max_age_days:
-        return Freshness(
-            False, f"the teacher is {age_days:.1f} days old, {config.max_age_days:g} are allowed"
-        )
+        return Freshness(False, f"the teacher is {age_days:.1f} days old, {config.max_age_days:g} are allowed")
     now = mean_interval(tonight)
     if now.high < reached * (1 - config.max_decay):
         return Freshness(

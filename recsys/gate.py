@@ -31,8 +31,7 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     "neighbours": "Train longer or refresh the teacher; the shop may be too small for more than neighbours.",
     "champion": "The champion stays; look at what changed in the data, or search more (search.trials).",
     **{
-        f"slice_{name}": "A group of users pays for the mean; see it in the report, and search more."
-        for name in SLICES
+        f"slice_{name}": "A group of users pays for the mean; see it in the report, and search more." for name in SLICES
     },
     "size_ratio": "Try smaller search.widths, or 8 bits in compress.table_bits.",
     "size_mb": "Try smaller search.widths, or 8 bits in compress.table_bits.",
@@ -104,15 +103,11 @@ def judge_teacher(
     return decide(criteria, _TEACHER_ADVICE)
 
 
-def _conditions(
-    reports: Sequence[ModelReport], min_users: int, measurements: Mapping[str, float]
-) -> list[Criterion]:
+def _conditions(reports: Sequence[ModelReport], min_users: int, measurements: Mapping[str, float]) -> list[Criterion]:
     """What must hold before any number may be compared."""
     candidate, users = reports[0], len(reports[0].users)
     broken = [f"{name} of {report.model}" for report in reports for name in _not_finite(report)]
-    broken += [
-        f"{name} of {candidate.model}" for name, value in measurements.items() if not np.isfinite(value)
-    ]
+    broken += [f"{name} of {candidate.model}" for name, value in measurements.items() if not np.isfinite(value)]
     strangers = [reason for other in reports[1:] for reason in _differences(candidate, other)]
     enough = users >= min_users
     return [
@@ -139,9 +134,7 @@ def _not_finite(report: ModelReport) -> list[str]:
     arrays = {**report.metrics, "history_lengths": report.history_lengths, "tail_share": report.tail_share}
     bad = [] if METRIC in report.metrics else [METRIC]
     bad += [
-        name
-        for name, values in arrays.items()
-        if not np.isfinite(values).all() or len(values) != len(report.users)
+        name for name, values in arrays.items() if not np.isfinite(values).all() or len(values) != len(report.users)
     ]
     scalars = {"coverage_at_10": report.coverage_at_10, "popularity_at_10": report.popularity_at_10}
     return bad + [name for name, value in scalars.items() if not np.isfinite(value)]
@@ -154,9 +147,7 @@ def _differences(first: ModelReport, other: ModelReport) -> list[str]:
     if first.as_of != other.as_of:
         reasons.append(f"{pair} have different as-of times ({first.as_of} and {other.as_of})")
     if first.catalog_items != other.catalog_items:
-        reasons.append(
-            f"{pair} have different catalogs ({first.catalog_items} and {other.catalog_items} items)"
-        )
+        reasons.append(f"{pair} have different catalogs ({first.catalog_items} and {other.catalog_items} items)")
     if not np.array_equal(first.users, other.users):
         reasons.append(f"{pair} have different test users ({len(first.users)} and {len(other.users)})")
     return reasons
@@ -173,9 +164,7 @@ def _quality(evidence: Evidence, gate: GateConfig, guard: Kind) -> list[Criterio
     ]
     if evidence.champion is not None:
         criteria.append(_change("champion", guard, artifact, evidence.champion, gate.champion_loss))
-    peer, name = (
-        (evidence.champion, "champion") if evidence.champion is not None else (evidence.teacher, "teacher")
-    )
+    peer, name = (evidence.champion, "champion") if evidence.champion is not None else (evidence.teacher, "teacher")
     slices = slices_of(artifact.history_lengths, artifact.tail_share)
     tests = compare(slices, artifact.metrics[METRIC], peer.metrics[METRIC], gate.slice_loss)
     return criteria + [_slice(test, guard, name, gate.slice_loss) for test in tests]
@@ -198,9 +187,7 @@ def _above(name: str, kind: Kind, model: ModelReport, baseline: ModelReport) -> 
     ours, theirs = model.metrics[METRIC], baseline.metrics[METRIC]
     said = f"has NDCG@10 {ours.mean():.4f} against {theirs.mean():.4f} of {_TITLES[name]}"
     margin = Margin(0.0, strictly=True)
-    return _estimated(
-        name, kind, paired_difference(ours, theirs), margin, (said, lambda value: f"{value:+.4f}")
-    )
+    return _estimated(name, kind, paired_difference(ours, theirs), margin, (said, lambda value: f"{value:+.4f}"))
 
 
 def _estimated(

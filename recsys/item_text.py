@@ -87,9 +87,7 @@ class TextEncoder:
         return tokenizer, model.float().to(device()).eval()
 
 
-def cached_vectors(
-    encoder: TextEncoder, catalog: Catalog, cache: Path, on_progress: OnProgress = ignore
-) -> np.ndarray:
+def cached_vectors(encoder: TextEncoder, catalog: Catalog, cache: Path, on_progress: OnProgress = ignore) -> np.ndarray:
     """(N, D) float32, a row an item, zeros for an item without text. Only texts not in the folder `cache` are encoded.
 
     The cache is one Parquet file (text: sha256 of the sentence, vector) per language model, pooling and token limit.

@@ -53,9 +53,7 @@ class ItemsValidation:
         return cls(**{**value, "notes": tuple(value["notes"])})
 
 
-def validate_items(
-    file: Path, out: Path, columns: Mapping[str, str], max_quarantined: float
-) -> ItemsValidation:
+def validate_items(file: Path, out: Path, columns: Mapping[str, str], max_quarantined: float) -> ItemsValidation:
     """Reads one file into `out`: items.parquet, quarantine.parquet, validation.json. It is held in memory.
 
     `columns` maps our column names to the file's; what it says of `item_id` may be meant for the events
@@ -68,9 +66,7 @@ def validate_items(
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as drafts:
         accepted = drafts.enter_context(TableDraft(out / "items.parquet", ITEMS))
-        quarantine = Quarantine(
-            file.name, drafts.enter_context(TableDraft(out / "quarantine.parquet", QUARANTINE))
-        )
+        quarantine = Quarantine(file.name, drafts.enter_context(TableDraft(out / "quarantine.parquet", QUARANTINE)))
         tables, lines = [_readable_rows(RowBatch(np.empty(0, np.int64), {}, []), quarantine)], 0
         for batch in rows.batches():
             tables.append(_readable_rows(batch, quarantine))

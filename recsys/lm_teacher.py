@@ -133,16 +133,12 @@ def fit_lm_teacher(
     """Train adapters, item vectors and head; as `fit_teacher`. Raises LanguageModelError, TrainingError."""
     on = device()
     digest = language_model.digest(language_model.locate(config.backbone))
-    shape = LmShape(
-        items, length, config.backbone, digest, config.layers, config.lora_rank, config.head_width
-    )
+    shape = LmShape(items, length, config.backbone, digest, config.layers, config.lora_rank, config.head_width)
     with seeded(on, SEED):
         teacher = LmTeacher(shape, vectors).to(on)
     schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=True)
     validate = ranking_validator(teacher, cases)
-    epochs = fit(
-        teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint
-    )
+    epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
     return teacher, epochs
 
 
@@ -157,10 +153,7 @@ def _backbone(shape: LmShape) -> tuple[Any, float]:
     model.config.num_hidden_layers = shape.layers
     model.requires_grad_(False)
     adapters = LoraConfig(
-        r=shape.lora_rank,
-        lora_alpha=2 * shape.lora_rank,
-        lora_dropout=DROPOUT,
-        target_modules=PROJECTIONS,
+        r=shape.lora_rank, lora_alpha=2 * shape.lora_rank, lora_dropout=DROPOUT, target_modules=PROJECTIONS
     )
     inject_adapter_in_model(adapters, model)
     for parameter in model.parameters():
@@ -185,9 +178,7 @@ def _pretrained(shape: LmShape) -> Any:
         )
     numbers = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
-        whole = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=numbers
-        )
+        whole = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=numbers)
     except (OSError, ValueError, KeyError) as error:
         raise _unfit(shape, f"it cannot be read as a causal language model: {error}") from error
     model = whole.base_model

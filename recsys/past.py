@@ -45,9 +45,7 @@ def past_of_dataset(folder: Path, code_of: Mapping[str, int]) -> Past:
         document = json.loads((folder / "build.json").read_text())
         as_of, repeats = document["build"]["as_of"], document["repeats"]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the folder is no dataset: {error}", where=str(folder), mend="Build it again."
-        ) from error
+        raise DataError(f"the folder is no dataset: {error}", where=str(folder), mend="Build it again.") from error
     item_ids = read_catalog(folder / "catalog.parquet")["item_id"].to_pylist()
     codes = np.array([0, *(code_of.get(item_id, 0) for item_id in item_ids)], np.int32)
     return Past(as_of, repeats, _of_shards(sorted(folder.glob("shard-*.parquet")), codes))
@@ -73,9 +71,7 @@ def _of_shards(shards: Sequence[Path], codes: np.ndarray) -> Iterator[PastBatch]
             yield PastBatch(batch.column("token"), np.split(items, ends[:-1]))
 
 
-def _of_union(
-    accepted: Sequence[Path], plan: BuildPlan, as_of: int, item_ids: Sequence[str]
-) -> Iterator[PastBatch]:
+def _of_union(accepted: Sequence[Path], plan: BuildPlan, as_of: int, item_ids: Sequence[str]) -> Iterator[PastBatch]:
     with open_union(accepted, Engine(plan.memory_mb, plan.threads, plan.temp)) as union:
         losses = union.keep(plan.events, as_of, plan.data.repeats == "exclude")
         union.number_users()

@@ -71,9 +71,7 @@ def quality_against_size(story: Story) -> Picture | None:
 
 def quality_against_latency(story: Story) -> Picture | None:
     """NDCG@10 with bounds against the p99 latency of one request; None without latencies."""
-    return _quality_against(
-        "latency", story, _Cost("p99 of one request", lambda model: model.p99_ms, milliseconds)
-    )
+    return _quality_against("latency", story, _Cost("p99 of one request", lambda model: model.p99_ms, milliseconds))
 
 
 @style()
@@ -87,15 +85,7 @@ def learning_curves(story: Story) -> Picture | None:
         epochs = [point.epoch for point in line.points]
         values = [point.validation_ndcg or 0.0 for point in line.points]
         alone = "o" if len(epochs) == 1 else ""
-        axes.plot(
-            epochs,
-            values,
-            line.dashes,
-            color=line.color,
-            linewidth=line.width,
-            marker=alone,
-            label=line.label,
-        )
+        axes.plot(epochs, values, line.dashes, color=line.color, linewidth=line.width, marker=alone, label=line.label)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
@@ -123,9 +113,7 @@ def trials(story: Story) -> Picture | None:
 
 def slices(story: Story) -> Picture | None:
     """Relative change of NDCG@10 on each slice with its bounds, and the loss that is tolerated."""
-    return _bars(
-        "slices", "Change of NDCG@10", [_slice_bar(row) for row in story.slices], -story.slice_max_loss
-    )
+    return _bars("slices", "Change of NDCG@10", [_slice_bar(row) for row in story.slices], -story.slice_max_loss)
 
 
 def grid(story: Story) -> Picture | None:
@@ -140,10 +128,7 @@ def _quality_against(name: str, story: Story, cost: _Cost) -> Picture | None:
     placed = [
         (model, x, y)
         for model in story.models
-        if model.role != "baseline"
-        and present(x := cost.of(model))
-        and x > 0
-        and present(y := _ndcg(model).value)
+        if model.role != "baseline" and present(x := cost.of(model)) and x > 0 and present(y := _ndcg(model).value)
     ]
     if not placed:
         return None
@@ -238,9 +223,7 @@ def _curves(story: Story) -> list[_Line]:
     for trial in sorted(filter(_noted, drawn), key=lambda trial: trial.best):
         color = VERMILION if trial.best else PURPLE
         lines.append(_Line(_trial_label(trial), trial.curve, color, "-" if trial.best else "--"))
-    kept = [
-        replace(line, points=tuple(p for p in line.points if present(p.validation_ndcg))) for line in lines
-    ]
+    kept = [replace(line, points=tuple(p for p in line.points if present(p.validation_ndcg))) for line in lines]
     return [line for line in kept if line.points]
 
 

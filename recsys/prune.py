@@ -51,9 +51,7 @@ def pruned(student: Student, scores: list[Tensor], keep: float) -> Student:
     """
     kept = [_largest(score, max(1, int(keep * len(score)))) for score in scores]
     if keep < 1 and any(len(units) == len(score) for units, score in zip(kept, scores, strict=True)):
-        raise TrainingError(
-            "a block with one feed-forward unit cannot be pruned", mend="Set compress.keep_ffn to 1."
-        )
+        raise TrainingError("a block with one feed-forward unit cannot be pruned", mend="Set compress.keep_ffn to 1.")
     smaller = deepcopy(student)
     smaller.shape = replace(student.shape, ffn=tuple(len(units) for units in kept))
     for block, units in zip(smaller.blocks, kept, strict=True):

@@ -46,9 +46,7 @@ class TableDraft:
         self._draft = path.with_name(path.name + ".part")
 
     def __enter__(self) -> Self:
-        self._writer = pq.ParquetWriter(
-            self._draft, self._schema, compression="zstd", write_page_checksum=True
-        )
+        self._writer = pq.ParquetWriter(self._draft, self._schema, compression="zstd", write_page_checksum=True)
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -80,9 +78,7 @@ class Quarantine:
     def add_lines(self, broken: list[BrokenLine]) -> None:
         """CSV lines that are no rows."""
         rows = np.array([line.line for line in broken], np.int64)
-        self._write(
-            rows, [None] * len(broken), [line.rule for line in broken], [line.what for line in broken]
-        )
+        self._write(rows, [None] * len(broken), [line.rule for line in broken], [line.what for line in broken])
 
     def add(self, refusals: Refusals) -> None:
         """Rows refused for one column."""
@@ -108,16 +104,9 @@ class Quarantine:
             )
 
     def _write(
-        self,
-        rows: np.ndarray,
-        columns: Sequence[str | None],
-        rules: Sequence[Rule],
-        values: Sequence[str | None],
+        self, rows: np.ndarray, columns: Sequence[str | None], rules: Sequence[Rule], values: Sequence[str | None]
     ) -> None:
-        names = [
-            f"{column} {rule.word}" if column else rule.word
-            for column, rule in zip(columns, rules, strict=True)
-        ]
+        names = [f"{column} {rule.word}" if column else rule.word for column, rule in zip(columns, rules, strict=True)]
         self.counts.update(names)
         self.by_rule.update(rules)
         for row, name in list(zip(rows, names, strict=True))[: _EXAMPLES - len(self.examples)]:

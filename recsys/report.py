@@ -36,9 +36,7 @@ def render(story: Story) -> str:
     page = _environment().get_template("report.html.j2")
     drawn = {name: draw(story) for name, draw in _DRAWN.items()}
     longest = max((step.seconds for step in story.steps if present(step.seconds)), default=0.0)
-    return page.render(
-        story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest
-    )
+    return page.render(story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest)
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,9 @@ def _slices_lead(story: Story) -> str:
     failed = [wording.plain(row.name, 40) for row in story.slices if row.outcome == "fail"]
     limit = wording.percent(story.slice_max_loss, digits=0)
     if not failed:
-        return f"On none of {_many(len(story.slices), 'slice')} is it proven more than {limit} worse than the {against}."
+        return (
+            f"On none of {_many(len(story.slices), 'slice')} is it proven more than {limit} worse than the {against}."
+        )
     return f"Proven more than {limit} worse than the {against}: {'; '.join(failed)}."
 
 
@@ -212,9 +212,7 @@ def _origin(digest: str, lineage: Sequence[LineageNode]) -> str:
 
 def _figure(picture: Picture) -> Markup:
     """The picture, labelled. Its SVG is our own drawing, in which matplotlib has escaped every text."""
-    return Markup('<div class="picture" role="img" aria-label="{}">{}</div>').format(
-        picture.alt, Markup(picture.svg)
-    )
+    return Markup('<div class="picture" role="img" aria-label="{}">{}</div>').format(picture.alt, Markup(picture.svg))
 
 
 def _environment() -> Environment:

@@ -29,9 +29,7 @@ def resolve(preset: str, overrides: Iterable[str] = ()) -> NightConfig:
     try:
         return NightConfig.model_validate(sections)
     except ValidationError as error:
-        raise ConfigError(
-            *_first_fault(error), mend="See the knobs in recsys/config.py or the form."
-        ) from None
+        raise ConfigError(*_first_fault(error), mend="See the knobs in recsys/config.py or the form.") from None
 
 
 def _split(override: str) -> tuple[str, str, Any]:
@@ -39,9 +37,7 @@ def _split(override: str) -> tuple[str, str, Any]:
     section, dot, knob = name.strip().partition(".")
     if not (equals and dot and section and knob):
         raise ConfigError(
-            f"{override!r} is not of the form section.knob=value",
-            where="--set",
-            mend="Write --set search.trials=8.",
+            f"{override!r} is not of the form section.knob=value", where="--set", mend="Write --set search.trials=8."
         )
     try:
         return section, knob, json.loads(text)

@@ -97,9 +97,7 @@ class RowFile:
             where = f"{self.file.name}, after row {done}"
             raise DataError(f"the file is damaged: {error}", where=where, mend="Deliver it again.") from error
         if done != parquet.metadata.num_rows:
-            raise DataError(
-                f"{parquet.metadata.num_rows} rows are announced, {done} came", where=self.file.name
-            )
+            raise DataError(f"{parquet.metadata.num_rows} rows are announced, {done} came", where=self.file.name)
 
 
 def input_files(path: Path) -> list[Path]:
@@ -110,9 +108,7 @@ def input_files(path: Path) -> list[Path]:
     files = sorted(file for file in path.iterdir() if _is_input(file) and file.is_file())
     if not files:
         raise DataError(
-            "the folder has no .parquet or .csv file",
-            where=str(path),
-            mend="Name the events' folder or file.",
+            "the folder has no .parquet or .csv file", where=str(path), mend="Name the events' folder or file."
         )
     return files
 

@@ -93,9 +93,7 @@ class ServingGraph:
             raise ArtifactError(f"onnxruntime cannot load {MODEL}", mend=MEND) from reason
         found = [node.name for node in (*self.session.get_inputs(), *self.session.get_outputs())]
         if found != INPUTS + OUTPUTS:
-            raise ArtifactError(
-                f"{MODEL} reads and gives {', '.join(found)}, not what the runtime expects", mend=MEND
-            )
+            raise ArtifactError(f"{MODEL} reads and gives {', '.join(found)}, not what the runtime expects", mend=MEND)
 
     def all_scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) float32."""
@@ -127,17 +125,10 @@ class Runtime(Recommender):
     """
 
     def __init__(
-        self,
-        graph: ServingGraph,
-        card: Card,
-        items: ItemColumns,
-        golden: Golden = NO_GOLDEN,
-        name: str = "artifact",
+        self, graph: ServingGraph, card: Card, items: ItemColumns, golden: Golden = NO_GOLDEN, name: str = "artifact"
     ) -> None:
         if len(items.item_ids) != card.items:
-            raise ArtifactError(
-                f"{ITEMS} holds {len(items.item_ids)} items, {CARD} says {card.items}", mend=MEND
-            )
+            raise ArtifactError(f"{ITEMS} holds {len(items.item_ids)} items, {CARD} says {card.items}", mend=MEND)
         self.graph, self.card, self.golden, self.name, self.items = graph, card, golden, name, card.items
         self.item_ids = items.item_ids
         self.code_of = {item_id: code for code, item_id in enumerate(items.item_ids, start=1)}
@@ -275,9 +266,7 @@ class PyfuncModel:
         import pandas as pd  # only MLflow's callers need it
 
         if "history" not in getattr(model_input, "columns", ()):
-            raise DataError(
-                "the input has no column history", mend="Send one list of item ids a row, oldest first."
-            )
+            raise DataError("the input has no column history", mend="Send one list of item ids a row, oldest first.")
         k = int((params or {}).get("k", DEFAULT_K))
         if k < 1:
             raise DataError(f"k is {k}", mend="Ask for at least one item.")

@@ -132,18 +132,14 @@ def search(
         if told >= config.trials:
             break
         course.advance(study, told, on_epoch)
-    best = max(
-        (trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number)
-    )
+    best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
     return Search(Student.load(course.folder(best.number), config.dropout), best, trials[0], tuple(trials))
 
 
 class _Course:
     """Trains one trial after another."""
 
-    def __init__(
-        self, lessons: Lessons, config: SearchConfig, place: SearchPlace, warm: Student | None
-    ) -> None:
+    def __init__(self, lessons: Lessons, config: SearchConfig, place: SearchPlace, warm: Student | None) -> None:
         if warm is not None and warm.length != lessons.length:
             raise ConfigError(
                 f"the earlier student reads {warm.length} items, tonight's are to read {lessons.length}",
@@ -165,9 +161,7 @@ class _Course:
         """Run trial `number`. It ends complete, pruned or failed; once complete, its weights are in place."""
         failures = _failures(study)
         if len(failures) > MAX_FAILURES:
-            raise TrainingError(
-                _table(failures, number, self.config.trials), mend="Lower search.learning_rate."
-            )
+            raise TrainingError(_table(failures, number, self.config.trials), mend="Lower search.learning_rate.")
         trial, recipe = self._ask(study, number, len(failures))
         epochs: list[Epoch] = []
 
@@ -293,13 +287,10 @@ def _failures(study: optuna.Study) -> list[FrozenTrial]:
 
 def _table(failures: list[FrozenTrial], finished: int, asked: int) -> str:
     rows = [
-        "width {width}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"])
-        + trial.user_attrs["failure"]
+        "width {width}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"]) + trial.user_attrs["failure"]
         for trial in failures
     ]
-    return (
-        "\n  ".join([f"{len(failures)} trials failed and only {finished} of {asked} finished", *rows]) + "\n"
-    )
+    return "\n  ".join([f"{len(failures)} trials failed and only {finished} of {asked} finished", *rows]) + "\n"
 
 
 def _publish(student: Student, folder: Path) -> None:

@@ -41,9 +41,7 @@ def label_schema(top_k: int) -> pa.Schema:
         [
             pa.field("sight", pa.uint64(), nullable=False),  # Windows.sight_hashes
             pa.field("items", pa.list_(pa.int32(), top_k), nullable=False),  # codes, equal logits by code
-            pa.field(
-                "logp", pa.list_(pa.float16(), top_k), nullable=False
-            ),  # over the teacher's catalog, nats
+            pa.field("logp", pa.list_(pa.float16(), top_k), nullable=False),  # over the teacher's catalog, nats
             pa.field("lse", pa.float32(), nullable=False),  # log-sum-exp of all logits: logit = logp + lse
         ]
     )
@@ -111,9 +109,7 @@ class Segment:
             value = json.loads((folder / SEGMENT).read_text())
             return cls(Labelling(**value["labelling"]), value["written"], value["forward"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                "a segment of soft labels cannot be read", where=f"{folder / SEGMENT}: {error}"
-            ) from None
+            raise StoreError("a segment of soft labels cannot be read", where=f"{folder / SEGMENT}: {error}") from None
 
 
 def ignore(done: int, total: int) -> None:

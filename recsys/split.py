@@ -7,9 +7,7 @@ import numpy as np
 DAY = 86_400
 """Seconds."""
 
-_LARGEST_SHARE = (
-    4  # a window may be extended to a quarter of the time there is, so that half remains for training
-)
+_LARGEST_SHARE = 4  # a window may be extended to a quarter of the time there is, so that half remains for training
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+_NOTHING = 1e-12  # a mean below it is 0: no quotient by it means anything
 ONE_SIDED = 1.645
 """Standard errors to the one-sided 95 % bound of a normal distribution."""
 _CHUNK = 4_000_000  # draws held at once
@@ -57,9 +58,7 @@ def p_of_loss(a: np.ndarray, b: np.ndarray, loss: float, resamples: int = RESAMP
     shortfall = _checked(a) - (1 - loss) * _checked(b)
     if len(shortfall) < 2:
         return 1.0
-    held = sum(
-        int((means[:, 0] >= 0).sum()) for means in _resampled_means(shortfall[:, None], resamples, seed)
-    )
+    held = sum(int((means[:, 0] >= 0).sum()) for means in _resampled_means(shortfall[:, None], resamples, seed))
     return (1 + held) / (1 + resamples)
 
 
@@ -101,7 +100,7 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> Iterator[
 
 
 def _relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    something = b > 0
+    something = b > _NOTHING
     from_nothing = np.where(a > 0, 1.0, 0.0)
     return np.where(something, a / np.where(something, b, 1) - 1, from_nothing)
 

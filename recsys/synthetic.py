@@ -11,34 +11,8 @@ from recsys.split import DAY
 
 _OPENING = 1_704_067_200  # 2024-01-01T00:00:00Z
 _GROUP_SIZE = 12
-_ADJECTIVES = (
-    "red",
-    "green",
-    "blue",
-    "tiny",
-    "large",
-    "old",
-    "plain",
-    "soft",
-    "round",
-    "bright",
-    "striped",
-    "quiet",
-)
-_NOUNS = (
-    "lamp",
-    "mug",
-    "chair",
-    "clock",
-    "basket",
-    "candle",
-    "mirror",
-    "vase",
-    "kettle",
-    "blanket",
-    "stool",
-    "tray",
-)
+_ADJECTIVES = ("red", "green", "blue", "tiny", "large", "old", "plain", "soft", "round", "bright", "striped", "quiet")
+_NOUNS = ("lamp", "mug", "chair", "clock", "basket", "candle", "mirror", "vase", "kettle", "blanket", "stool", "tray")
 
 
 @dataclass(frozen=True)
@@ -58,9 +32,7 @@ class SyntheticShop:
         return events, items
 
 
-def shop(
-    users: int, items: int, events_a_user: int, randomness: float, seed: int, days: int = 60
-) -> SyntheticShop:
+def shop(users: int, items: int, events_a_user: int, randomness: float, seed: int, days: int = 60) -> SyntheticShop:
     """`users` x `events_a_user` events over `days` days. randomness 0: fully predictable; 1: pure noise.
 
     Items come in groups of about a dozen; the successor of an item is the next of its group, and its title
@@ -92,9 +64,7 @@ def shop(
 def _catalog(item_ids: pa.Array, group: np.ndarray) -> pa.Table:
     """Titles such as "round mug 2 number 7": the group's words, then the item's own number in it."""
     kinds = [f"{_ADJECTIVES[g // len(_NOUNS) % len(_ADJECTIVES)]} {_NOUNS[g % len(_NOUNS)]}" for g in group]
-    titles = [
-        f"{kind} {g} number {j % _GROUP_SIZE}" for j, (kind, g) in enumerate(zip(kinds, group, strict=True))
-    ]
+    titles = [f"{kind} {g} number {j % _GROUP_SIZE}" for j, (kind, g) in enumerate(zip(kinds, group, strict=True))]
     columns = {"item_id": item_ids, "title": titles, "category": kinds, "description": [None] * len(titles)}
     schema = pa.schema([(name, pa.string()) for name in columns])
     return pa.table(columns, schema=schema)

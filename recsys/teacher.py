@@ -122,7 +122,5 @@ def fit_teacher(
         teacher = Teacher(shape, vectors, config.dropout).to(on)
     schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=True)
     validate = ranking_validator(teacher, cases)
-    epochs = fit(
-        teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint
-    )
+    epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
     return teacher, epochs

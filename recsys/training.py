@@ -169,12 +169,7 @@ class _Run:
     """A training run between two epochs: weights, moments, the best so far."""
 
     def __init__(
-        self,
-        model: SequenceModel,
-        histories: Histories,
-        windows: Windows,
-        schedule: Schedule,
-        objective: Objective,
+        self, model: SequenceModel, histories: Histories, windows: Windows, schedule: Schedule, objective: Objective
     ) -> None:
         if not windows.positions:
             raise TrainingError(
@@ -274,8 +269,7 @@ class _Run:
             for name, weight in self.weights.items():
                 weight.copy_(found.tensors[f"weight.{name}"])
                 self.optimizer.state[weight] = {
-                    key: found.tensors[f"{key}.{name}"].to(self.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: found.tensors[f"{key}.{name}"].to(self.device) for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
 
@@ -283,10 +277,7 @@ def _adamw(weights: Sequence[nn.Parameter], schedule: Schedule) -> torch.optim.A
     """Fused AdamW; weight decay on matrices only."""
     matrices = [p for p in weights if p.ndim > 1]
     vectors = [p for p in weights if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
 
 

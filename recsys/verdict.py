@@ -29,9 +29,7 @@ class Criterion:
     @classmethod
     def fact(cls, name: str, value: float, threshold: float, passed: bool, sentence: str) -> Self:
         """A guard on a number that is measured, not estimated."""
-        return cls(
-            name, "guard", value, threshold, None, None, "pass" if passed else "fail", passed, sentence
-        )
+        return cls(name, "guard", value, threshold, None, None, "pass" if passed else "fail", passed, sentence)
 
     @classmethod
     def condition(cls, name: str, faults: Sequence[str], otherwise: str) -> Self:

@@ -46,9 +46,7 @@ def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
             )
             files = [at.store.open(f.step, f.digest) / "accepted.parquet" for f in accepted.files]
             items = (
-                at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet"
-                if accepted.items
-                else None
+                at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet" if accepted.items else None
             )
             build(files, items, _catalog(at, before), out, plan)
 
@@ -76,9 +74,7 @@ def parse_as_of(text: str) -> int | None:
         ) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment > datetime.now(UTC):
-        raise ConfigError(
-            f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event."
-        )
+        raise ConfigError(f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event.")
     return int(moment.timestamp())
 
 

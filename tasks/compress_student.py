@@ -21,9 +21,7 @@ VERSION = 1
 
 
 @task(name="compress", **TASK_OPTIONS)
-def compress_student(
-    night: Night, dataset: DatasetRef, labels: LabelsRef, student: StudentRef
-) -> ArtifactRef:
+def compress_student(night: Night, dataset: DatasetRef, labels: LabelsRef, student: StudentRef) -> ArtifactRef:
     """The grid, and its chosen point as an object of its own: the files that will be served."""
     with step(night, "compress", "Pruning, quantizing, exporting") as at:
         recipe = Recipe(
@@ -31,9 +29,7 @@ def compress_student(
             VERSION,
             {
                 **night.config.compress.model_dump(mode="json"),
-                "recovery": night.config.search.model_dump(
-                    mode="json", include={"learning_rate", "dropout", "seed"}
-                ),
+                "recovery": night.config.search.model_dump(mode="json", include={"learning_rate", "dropout", "seed"}),
                 "length": night.config.data.history_length,
             },
             (student.digest, dataset.digest, *labels.digests()),
@@ -41,9 +37,7 @@ def compress_student(
         )
         grid = at.make(recipe, lambda out: _compress(at, dataset, labels, student, out))
         folder = at.store.open("compress", grid.digest) / "artifact"
-        publish = Recipe(
-            "artifact", VERSION, {}, (grid.digest, student.digest, dataset.digest, labels.teacher.digest)
-        )
+        publish = Recipe("artifact", VERSION, {}, (grid.digest, student.digest, dataset.digest, labels.teacher.digest))
         stored = at.make(publish, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
         size = verify(at.store.open("artifact", stored.digest)).model_bytes
         at.tell(f"model.onnx has {size / 1e3:,.0f} kB")
@@ -79,8 +73,7 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
     def on_point(point: Point) -> None:
         seen.append(point)
         at.progress(
-            len(seen) / max(expected, len(seen)),
-            f"{point.keep_ffn:.0%} of the feed-forward, {point.table_bits} bits",
+            len(seen) / max(expected, len(seen)), f"{point.keep_ffn:.0%} of the feed-forward, {point.table_bits} bits"
         )
 
     loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)

@@ -36,12 +36,8 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
         def build(out: Path) -> None:
             found = _search(at, dataset, labels, parent, at.store.scratch(recipe))
             found.student.save(out)
-            (out / "trials.json").write_bytes(
-                canonical([_without_seconds(trial, found) for trial in found.trials])
-            )
-            (out / "measured.json").write_bytes(
-                canonical({"seconds": [trial.seconds for trial in found.trials]})
-            )
+            (out / "trials.json").write_bytes(canonical([_without_seconds(trial, found) for trial in found.trials]))
+            (out / "measured.json").write_bytes(canonical({"seconds": [trial.seconds for trial in found.trials]}))
 
         stored = at.make(recipe, build)
         trials = json.loads((at.store.open("distil", stored.digest) / "trials.json").read_text())
@@ -50,9 +46,7 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
             f"best of {len(trials)}: width {best['width']}, distillation weight {best['weight']:.2f}, "
             f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}"
         )
-        return StudentRef.of(
-            stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials)
-        )
+        return StudentRef.of(stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials))
 
 
 def _search(at: Step, dataset: DatasetRef, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:

@@ -36,31 +36,21 @@ def evaluate_models(
         lab = _Laboratory(at, dataset)
         standing = standing_champion(at)
         reports = {
-            "most_popular": lab.report(
-                "most_popular", "most_popular", lambda d: (MostPopular(d.training_counts()), 0)
-            ),
+            "most_popular": lab.report("most_popular", "most_popular", lambda d: (MostPopular(d.training_counts()), 0)),
             "neighbours": lab.report(
                 "neighbours", "neighbours", lambda d: (Neighbours(d.histories, d.catalog.items), 0)
             ),
-            "teacher": lab.report(
-                "teacher", teacher.digest, lambda d: _teacher(at, teacher.digest, "teacher")
-            ),
+            "teacher": lab.report("teacher", teacher.digest, lambda d: _teacher(at, teacher.digest, "teacher")),
             "student": lab.report("student", student.digest, lambda d: _student(at, student)),
-            "artifact": lab.report(
-                "artifact", artifact.digest, lambda d: _artifact(at, artifact.digest, "artifact")
-            ),
+            "artifact": lab.report("artifact", artifact.digest, lambda d: _artifact(at, artifact.digest, "artifact")),
         }
         if standing.digest and standing.digest != artifact.digest:
             champion = standing.digest
-            reports["champion"] = lab.report(
-                "champion", champion, lambda d: _artifact(at, champion, "champion")
-            )
+            reports["champion"] = lab.report("champion", champion, lambda d: _artifact(at, champion, "champion"))
         previous = at.registry.alias(TEACHER, "champion")
         if previous and previous.digest != teacher.digest:
             reports["previous_teacher"] = lab.report(
-                "previous_teacher",
-                previous.digest,
-                lambda d: _teacher(at, previous.digest, "previous_teacher"),
+                "previous_teacher", previous.digest, lambda d: _teacher(at, previous.digest, "previous_teacher")
             )
         for name, report in reports.items():
             at.tracking.log_metrics(night.run_id, {f"{name}/ndcg_at_10": report.ndcg_at_10}, step=0)
@@ -78,9 +68,7 @@ class _Laboratory:
     def dataset(self) -> Dataset:
         return open_dataset(self.at.store, self.ref)
 
-    def report(
-        self, role: str, digest: str, open_model: Callable[[Dataset], tuple[Recommender, int]]
-    ) -> ReportRef:
+    def report(self, role: str, digest: str, open_model: Callable[[Dataset], tuple[Recommender, int]]) -> ReportRef:
         """The report of the model `digest`, named by its role tonight."""
         recipe = Recipe("evaluate", VERSION, {"role": role}, (digest, self.ref.digest))
         self.done += 1
@@ -88,9 +76,7 @@ class _Laboratory:
         report = ModelReport.load(self.at.store.open("evaluate", stored.digest))
         return ReportRef.of(stored, model=role, ndcg_at_10=report.mean("ndcg_at_10"))
 
-    def _evaluate(
-        self, role: str, open_model: Callable[[Dataset], tuple[Recommender, int]], out: Path
-    ) -> None:
+    def _evaluate(self, role: str, open_model: Callable[[Dataset], tuple[Recommender, int]], out: Path) -> None:
         model, size = open_model(self.dataset)
         cases = self.dataset.test_cases()
 

@@ -24,10 +24,7 @@ def judge(night: Night, artifact: ArtifactRef, reports: ReportsRef) -> VerdictRe
         recipe = Recipe(
             "judge",
             VERSION,
-            {
-                "gate": night.config.gate.model_dump(mode="json"),
-                "limits": night.config.limits.model_dump(mode="json"),
-            },
+            {"gate": night.config.gate.model_dump(mode="json"), "limits": night.config.limits.model_dump(mode="json")},
             tuple(f"{role} {report.digest}" for role, report in reports.by_role().items()),
         )
 

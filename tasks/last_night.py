@@ -25,7 +25,5 @@ class LastNight:
         """HomeError when no night has ended in this home."""
         head = store.head(HEAD)
         if head is None:
-            raise HomeError(
-                "no night has ended in this home", where=str(store.root), mend="Run recsys nightly first."
-            )
+            raise HomeError("no night has ended in this home", where=str(store.root), mend="Run recsys nightly first.")
         return cls(**{field.name: head[field.name] for field in fields(cls)})

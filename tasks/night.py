@@ -41,17 +41,11 @@ class Source(BaseModel):
         "", title="Events", description="Parquet or CSV file, or a folder of them; empty: the built-in shop"
     )
     items: str = Field(
-        "",
-        title="Items",
-        description="Parquet or CSV file of items; empty: ids only (or the built-in shop's)",
+        "", title="Items", description="Parquet or CSV file of items; empty: ids only (or the built-in shop's)"
     )
-    columns: Mapping[str, str] = Field(
-        {}, title="Columns", description="Our column names and yours, where they differ"
-    )
+    columns: Mapping[str, str] = Field({}, title="Columns", description="Our column names and yours, where they differ")
     as_of: str = Field(
-        "",
-        title="As of",
-        description="ISO 8601 time; nothing from then on is known. Empty: after the newest event",
+        "", title="As of", description="ISO 8601 time; nothing from then on is known. Empty: after the newest event"
     )
 
     def events_path(self) -> Path:
@@ -158,9 +152,7 @@ class Step:
         if self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0, description=self.title)
         done = "reused" if reused else f"done in {seconds:.1f} s"
-        self.logger.info(
-            "%s", done, extra={"recsys_step": self.name, "recsys_share": 1.0, "recsys_reused": reused}
-        )
+        self.logger.info("%s", done, extra={"recsys_step": self.name, "recsys_share": 1.0, "recsys_reused": reused})
 
 
 @contextmanager

@@ -38,9 +38,7 @@ def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: V
         return _settle(at, artifact, reports, verdict, decided)
 
 
-def _settle(
-    at: Step, artifact: ArtifactRef, reports: ReportsRef, ref: VerdictRef, verdict: Verdict
-) -> Outcome:
+def _settle(at: Step, artifact: ArtifactRef, reports: ReportsRef, ref: VerdictRef, verdict: Verdict) -> Outcome:
     """Registers once for this artifact and this evidence; the same again is NO CHANGE."""
     intent = f"{artifact.digest}-{ref.digest}"
     judged_before = at.registry.by_intent(STUDENT, intent)
@@ -75,14 +73,9 @@ def _settle(
     elif verdict.decision == "HOLD":
         at.registry.set_alias(STUDENT, "challenger", version)
     if judged_before and decision == verdict.decision and decision != "PROMOTE":
-        decision, sentence = (
-            "NO CHANGE",
-            f"this candidate was judged before on the same evidence: {verdict.sentence}",
-        )
+        decision, sentence = ("NO CHANGE", f"this candidate was judged before on the same evidence: {verdict.sentence}")
     at.tell(f"version {version}: {decision}")
-    return Outcome(
-        decision=decision, sentence=sentence, advice=advice, verdict=ref, version=version, champion=champion
-    )
+    return Outcome(decision=decision, sentence=sentence, advice=advice, verdict=ref, version=version, champion=champion)
 
 
 def _register_teacher(at: Step, artifact: ArtifactRef, verdict: Verdict) -> None:

@@ -160,13 +160,9 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
             accepted.append(folder / str(number) / "accepted.parquet")
             newest += [] if validation.newest is None else [validation.newest]
             if validation.quarantined:
-                notes.append(
-                    f"{file.name}: {validation.quarantined:,} of {validation.lines:,} rows are quarantined"
-                )
+                notes.append(f"{file.name}: {validation.quarantined:,} of {validation.lines:,} rows are quarantined")
         if not newest:
-            raise DataError(
-                "there are no events", where=str(request.events), mend="Leave --events out, or bring some."
-            )
+            raise DataError("there are no events", where=str(request.events), mend="Leave --events out, or bring some.")
         plan = BuildPlan(
             events=config,
             data=DataConfig(repeats=runtime.card.repeats),
@@ -193,9 +189,7 @@ def _last_past(store: Store, runtime: Runtime) -> Past:
 def _event_rules(store: Store, runtime: Runtime) -> EventsConfig:
     """As the model's own dataset was built, where the store still knows it."""
     try:
-        return EventsConfig.model_validate(
-            store.manifest("build", runtime.card.lineage["dataset"]).config["events"]
-        )
+        return EventsConfig.model_validate(store.manifest("build", runtime.card.lineage["dataset"]).config["events"])
     except (KeyError, StoreError):
         return EventsConfig()
 

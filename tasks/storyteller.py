@@ -38,12 +38,7 @@ from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 EXAMPLES = 3
 SHOWN = 10  # titles of a list
 STEPS = ("validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote")
-ROLES: Mapping[str, Role] = {
-    "teacher": "teacher",
-    "student": "student",
-    "artifact": "artifact",
-    "champion": "champion",
-}
+ROLES: Mapping[str, Role] = {"teacher": "teacher", "student": "student", "artifact": "artifact", "champion": "champion"}
 UNITS: Mapping[str, tuple[Unit, str]] = {
     "teacher_kept": ("share", "higher"),
     "float_student": ("change", "higher"),
@@ -61,23 +56,13 @@ UNITS: Mapping[str, tuple[Unit, str]] = {
 
 
 def story_of(
-    at: Step,
-    accepted: AcceptedRef,
-    dataset: DatasetRef,
-    artifact: ArtifactRef,
-    reports: ReportsRef,
-    outcome: Outcome,
+    at: Step, accepted: AcceptedRef, dataset: DatasetRef, artifact: ArtifactRef, reports: ReportsRef, outcome: Outcome
 ) -> Story:
     """Everything the report shows, read from the night's objects."""
     verdict = Verdict.from_json((at.store.open("judge", outcome.verdict.digest) / "verdict.json").read_text())
-    opened = {
-        role: ModelReport.load(at.store.open("evaluate", ref.digest))
-        for role, ref in reports.by_role().items()
-    }
+    opened = {role: ModelReport.load(at.store.open("evaluate", ref.digest)) for role, ref in reports.by_role().items()}
     return Story(
-        shop=at.night.source.events_path().name
-        if at.night.source.events
-        else "Online Retail (built-in sample)",
+        shop=at.night.source.events_path().name if at.night.source.events else "Online Retail (built-in sample)",
         as_of=dataset.as_of,
         decision=outcome.decision,
         sentence=outcome.sentence,
@@ -164,9 +149,7 @@ def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
 
 def _criteria(verdict: Verdict) -> Iterator[CriterionRow]:
     for row in verdict.criteria:
-        unit, better = UNITS.get(
-            row.name, ("change" if row.name.startswith("slice_") else "number", "higher")
-        )
+        unit, better = UNITS.get(row.name, ("change" if row.name.startswith("slice_") else "number", "higher"))
         yield CriterionRow(
             name=row.name,
             kind=row.kind,
@@ -237,9 +220,7 @@ def _data(at: Step, accepted: AcceptedRef, dataset: DatasetRef) -> DataFlow:
     for ref in accepted.files:
         validation = Validation.from_json(_read(at, ref.step, ref.digest, "validation.json"))
         files.append(
-            FileRow(
-                ref.file, validation.lines, validation.accepted, validation.quarantined, validation.by_rule
-            )
+            FileRow(ref.file, validation.lines, validation.accepted, validation.quarantined, validation.by_rule)
         )
     return DataFlow(
         files=tuple(files),

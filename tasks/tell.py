@@ -49,9 +49,7 @@ def tell(
         at.store.set_head(
             "last-night",
             {
-                **told.model_dump(
-                    mode="json", include={"decision", "sentence", "advice", "version", "report"}
-                ),
+                **told.model_dump(mode="json", include={"decision", "sentence", "advice", "version", "report"}),
                 "dataset": dataset.digest,
                 "artifact": artifact.digest,
                 "as_of": dataset.as_of,

@@ -45,11 +45,7 @@ def _usable_champion(at: Step, dataset: Dataset) -> dict:
         return {}
     digest = champion.digest
     about = _about(at, digest)
-    if (
-        about["cut"] is None
-        or dataset.build.validation_start is None
-        or about["cut"] > dataset.build.validation_start
-    ):
+    if about["cut"] is None or dataset.build.validation_start is None or about["cut"] > dataset.build.validation_start:
         at.tell("the champion teacher has seen events from after tonight's cut; a new one is trained")
         return {}
     if about["length"] != at.night.config.data.history_length:
@@ -80,11 +76,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
     length = config.data.history_length
     lm = config.lm_teacher if config.lm_teacher.backbone else None
     encoder = TextEncoder(config.text)
-    kind = (
-        {"lm_teacher": lm.model_dump(mode="json")}
-        if lm
-        else {"teacher": config.teacher.model_dump(mode="json")}
-    )
+    kind = {"lm_teacher": lm.model_dump(mode="json")} if lm else {"teacher": config.teacher.model_dump(mode="json")}
     recipe = Recipe(
         "teach",
         VERSION,
@@ -129,9 +121,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
         }
         (out / "about.json").write_bytes(canonical(about))
         (out / "curve.json").write_bytes(
-            canonical(
-                [{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve]
-            )
+            canonical([{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve])
         )
         at.tracking.finish(child, "FINISHED")
 

@@ -77,9 +77,7 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
 
         def build(out: Path) -> None:
             validation = validate_file(file, out, source, config)
-            found = expectations.check(
-                out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest
-            )
+            found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
             found.save(out / "expectations.json")
             found.require(file)
 
@@ -93,11 +91,7 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
     validation = _validation(at, stored)
     at.tell(f"{file.name}: {validation.accepted:,} of {validation.lines:,} rows accepted")
     return EventsRef.of(
-        stored,
-        file=file.name,
-        lines=validation.lines,
-        accepted=validation.accepted,
-        quarantined=validation.quarantined,
+        stored, file=file.name, lines=validation.lines, accepted=validation.accepted, quarantined=validation.quarantined
     )
 
 

@@ -11,18 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(p for top in ("recsys", "tasks", "flows", "benchmarks") for p in (ROOT / top).rglob("*.py"))
-FORBIDDEN_WORDS = {
-    "utils",
-    "util",
-    "common",
-    "helpers",
-    "helper",
-    "misc",
-    "base",
-    "manager",
-    "core",
-    "handle",
-}
+FORBIDDEN_WORDS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "manager", "core", "handle"}
 
 
 def test_there_is_something_to_look_at():
@@ -31,10 +20,7 @@ def test_there_is_something_to_look_at():
 
 def test_the_layers_hold():
     found = subprocess.run(
-        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stdout
 
@@ -73,14 +59,7 @@ def _lines_of_code(text: str) -> int:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             prose |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    blank = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     code: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in blank:

@@ -9,9 +9,7 @@ import pytest
 from recsys.config import PRESETS, NightConfig, Section
 
 ROOT = Path(__file__).parents[1]
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation for name, field in NightConfig.model_fields.items()
-}
+SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in NightConfig.model_fields.items()}
 KNOBS = [(section, knob) for section, kind in SECTIONS.items() for knob in kind.model_fields]
 
 

@@ -24,9 +24,7 @@ from tasks.adapters import disk
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 TERMS = "GroupLens allows research use; the data may not be handed on. See the README in the zip."
 
-EVENTS = pa.schema(
-    {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "rating": pa.float32()}
-)
+EVENTS = pa.schema({"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64(), "rating": pa.float32()})
 ITEMS = pa.schema({"item_id": pa.string(), "title": pa.string(), "category": pa.string()})
 
 _TIMEOUT = 60  # seconds of silence
@@ -60,8 +58,7 @@ def command(
     dataset: Annotated[str, typer.Argument(help="movielens-100k or movielens-1m.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for events.parquet and items.parquet.")],
     source: Annotated[
-        str,
-        typer.Option("--from", metavar="URL", envvar="RECSYS_FETCH_FROM", help="Address that has the zip."),
+        str, typer.Option("--from", metavar="URL", envvar="RECSYS_FETCH_FROM", help="Address that has the zip.")
     ] = GROUPLENS,
 ) -> None:
     """Download a public data set and convert it to events.parquet and items.parquet."""
@@ -87,9 +84,7 @@ def fetch(dataset: DataSet, source: str, folder: Path) -> tuple[int, int]:
         with disk.told(folder):
             _publish(events, items, folder.absolute())
     except OSError as error:
-        raise HomeError(
-            f"cannot be made: {error.strerror}", where=str(folder), mend="Name another."
-        ) from None
+        raise HomeError(f"cannot be made: {error.strerror}", where=str(folder), mend="Name another.") from None
     return events.num_rows, items.num_rows
 
 
@@ -114,15 +109,11 @@ def download(url: str, md5: str) -> bytes:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"cannot be downloaded: {reason}",
-            where=url,
-            mend="Look at the network, or name another place by --from.",
+            f"cannot be downloaded: {reason}", where=url, mend="Look at the network, or name another place by --from."
         ) from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(
-            f"its md5 is {found}, published is {md5}", where=url, mend="Download again; nothing was kept."
-        )
+        raise DataError(f"its md5 is {found}, published is {md5}", where=url, mend="Download again; nothing was kept.")
     return content
 
 

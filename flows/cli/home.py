@@ -9,8 +9,7 @@ from recsys.errors import HomeError
 from tasks.adapters.settings import Settings
 
 HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", help="Where everything is kept. Default: RECSYS_HOME or ~/.recsys."),
+    Path | None, typer.Option("--home", help="Where everything is kept. Default: RECSYS_HOME or ~/.recsys.")
 ]
 
 

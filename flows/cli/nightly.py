@@ -22,9 +22,7 @@ def command(
     items: Annotated[
         str, typer.Option(help="Parquet or CSV file of items. Default: the built-in shop's, or none.")
     ] = "",
-    columns: Annotated[
-        str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")
-    ] = "",
+    columns: Annotated[str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")] = "",
     home: Annotated[
         Path | None, typer.Option(help="Where everything is kept. Default: RECSYS_HOME or ~/.recsys.")
     ] = None,
@@ -32,12 +30,9 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KNOB=VALUE", help="Turn one knob.")
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="temporal or leave_one_out: short for --set data.split=...")
-    ] = "",
+    split: Annotated[str, typer.Option(help="temporal or leave_one_out: short for --set data.split=...")] = "",
     as_of: Annotated[
-        str,
-        typer.Option(help="ISO 8601 time: nothing from then on is known. Default: after the newest event."),
+        str, typer.Option(help="ISO 8601 time: nothing from then on is known. Default: after the newest event.")
     ] = "",
     require_promotion: Annotated[bool, typer.Option(help="Exit with 3 when nothing was promoted.")] = False,
 ) -> None:

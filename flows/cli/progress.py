@@ -56,9 +56,7 @@ class _Steps(logging.Handler):
             return
         if share is None:
             self.console.print(
-                Text.assemble(
-                    (f"{step:<9} ", "bold"), (text, "yellow" if record.levelno > logging.INFO else "")
-                )
+                Text.assemble((f"{step:<9} ", "bold"), (text, "yellow" if record.levelno > logging.INFO else ""))
             )
         elif share >= 1:
             self._done(step, text)
@@ -75,6 +73,4 @@ class _Steps(logging.Handler):
     def _done(self, step: str, text: str) -> None:
         if step in self.at_work:
             self.bar.remove_task(self.at_work.pop(step))
-        self.console.print(
-            Text.assemble((f"{step:<9} ", "bold green"), (text, "cyan" if text == "reused" else ""))
-        )
+        self.console.print(Text.assemble((f"{step:<9} ", "bold green"), (text, "cyan" if text == "reused" else "")))

@@ -12,18 +12,14 @@ from recsys import wording
 
 
 def command(
-    users: Annotated[
-        str, typer.Option(metavar="all|FILE", help="all, or a file with a column user_id.")
-    ] = "all",
+    users: Annotated[str, typer.Option(metavar="all|FILE", help="all, or a file with a column user_id.")] = "all",
     k: Annotated[int, typer.Option("-k", min=1, help="Items a user.")] = 10,
     out: Annotated[Path, typer.Option(help="Parquet file to write.")] = Path("recs.parquet"),
     model: Annotated[str, typer.Option(help="champion, challenger or the number of a version.")] = "champion",
     events: Annotated[
         Path | None, typer.Option(help="Events to read histories from. Default: those of the last night.")
     ] = None,
-    columns: Annotated[
-        str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")
-    ] = "",
+    columns: Annotated[str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")] = "",
     home: HomeOption = None,
 ) -> None:
     """Serve many users at once: columns user_id, item_id, rank, score, source and model_version."""

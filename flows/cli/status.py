@@ -120,16 +120,9 @@ def _champion(now: Standing) -> list[RenderableType]:
     else:
         head = f"Champion: {STUDENT} version {chain.champion}"
         previous = f", a rollback goes to version {chain.previous}" if chain.previous else ""
-        parts = [
-            Text.assemble((head, "bold"), previous),
-            Text(wording.plain(now.why, 600)),
-            "",
-            _ledger(chain),
-        ]
+        parts = [Text.assemble((head, "bold"), previous), Text(wording.plain(now.why, 600)), "", _ledger(chain)]
     if chain.broken:
-        parts.append(
-            Text(f"The ledger contradicts itself: {chain.broken}. Nothing is promoted until mended.", "red")
-        )
+        parts.append(Text(f"The ledger contradicts itself: {chain.broken}. Nothing is promoted until mended.", "red"))
     elif chain.applied and now.alias != chain.champion:
         moved = f"The alias champion was moved by hand to {now.alias or 'nothing'}: the next command adopts it or puts it back."
         parts.append(Text(moved, "yellow"))
@@ -140,9 +133,7 @@ def _ledger(chain: Chain) -> Table:
     table = plain_table("How it got there", ["When", "What", "By", "Why"])
     for record in reversed(chain.records[-_RECORDS:]):
         what = f"{record.op} {record.came_from or 'nothing'} → {record.to}"
-        table.add_row(
-            record.at, what, Text(wording.plain(record.actor, 30)), Text(wording.plain(record.reason, 200))
-        )
+        table.add_row(record.at, what, Text(wording.plain(record.actor, 30)), Text(wording.plain(record.reason, 200)))
     return table
 
 
@@ -171,12 +162,7 @@ def _runs(nights: list[NightRun]) -> Table:
 def _disk(settings: Settings) -> Table:
     table = plain_table("Disk", ["Part"], ["Size"])
     parts = {"store": settings.store, "models and runs": settings.mlflow, "Prefect": settings.prefect}
-    parts |= {
-        "vault": settings.vault,
-        "ledger": settings.ledger,
-        "cache": settings.cache,
-        "temporary": settings.temp,
-    }
+    parts |= {"vault": settings.vault, "ledger": settings.ledger, "cache": settings.cache, "temporary": settings.temp}
     for name, folder in parts.items():
         table.add_row(name, wording.size(bytes_of(folder)))
     table.add_section()

@@ -45,9 +45,7 @@ def follow(console: Console | None = None) -> Iterator[Screen]:
     try:
         yield Screen(screen)
     except KeyboardInterrupt:
-        screen.print(
-            "Interrupted. What was finished is kept: the same command goes on from there.", markup=False
-        )
+        screen.print("Interrupted. What was finished is kept: the same command goes on from there.", markup=False)
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -152,6 +150,4 @@ def _badge(row: CriterionRow) -> Text:
 
 def _remark(row: CriterionRow) -> Text:
     label, tone = _BADGES[row.outcome]
-    return Text.assemble(
-        (f"{label[0]} ", tone), f"{wording.plain(row.name)}: {wording.plain(row.sentence, 600)}"
-    )
+    return Text.assemble((f"{label[0]} ", tone), f"{wording.plain(row.name)}: {wording.plain(row.sentence, 600)}")

@@ -54,8 +54,7 @@ def serving_line(mlflow_url: str, search_path: str) -> str:
     path = "" if found and str(Path(found).parent) == binaries else f"PATH={shlex.quote(binaries)}:$PATH "
     model = f"models:/{STUDENT}@champion"
     return (
-        f"{path}MLFLOW_TRACKING_URI={mlflow_url} "
-        f"mlflow models serve --env-manager local -m {model} -p {_SERVING_PORT}"
+        f"{path}MLFLOW_TRACKING_URI={mlflow_url} mlflow models serve --env-manager local -m {model} -p {_SERVING_PORT}"
     )
 
 

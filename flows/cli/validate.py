@@ -34,9 +34,7 @@ _EXAMPLES = 3  # of each rule
 class DryCheck:
     """One check: reads into a folder, prints what it finds, collects the sentences of what is refused."""
 
-    def __init__(
-        self, console: Console, folder: Path, config: NightConfig, columns: Mapping[str, str]
-    ) -> None:
+    def __init__(self, console: Console, folder: Path, config: NightConfig, columns: Mapping[str, str]) -> None:
         self.console, self.folder, self.config, self.columns = console, folder, config, columns
         self.refused: list[DataError] = []
 
@@ -56,9 +54,7 @@ class DryCheck:
     def read_events(self, files: Sequence[Path], items: Path | None) -> list[Path]:
         """The accepted events of every file that is not refused."""
         source = EventSource(
-            columns={
-                n: theirs for n, theirs in self.columns.items() if n == "item_id" or n not in ITEMS.names
-            },
+            columns={n: theirs for n, theirs in self.columns.items() if n == "item_id" or n not in ITEMS.names},
             known_items=pq.read_table(items)["item_id"].combine_chunks() if items else None,
             not_after=int(time.time()) + DAY,
             door=Door(secrets.token_bytes(32)),  # thrown away with the tokens it makes
@@ -98,9 +94,7 @@ class DryCheck:
             self.console.print(Text(f"Note: {note}"))
         self.console.print(Text(judgement(built, self.config), "bold"))
 
-    def _tell_quarantined(
-        self, folders: Sequence[Path], by_rule: Mapping[str, int], notes: Sequence[str]
-    ) -> None:
+    def _tell_quarantined(self, folders: Sequence[Path], by_rule: Mapping[str, int], notes: Sequence[str]) -> None:
         if by_rule:
             self.console.print(_quarantine_table(by_rule, examples(folders, by_rule)))
         for note in notes:
@@ -110,9 +104,7 @@ class DryCheck:
 def command(
     path: Annotated[Path, typer.Argument(help="Parquet or CSV file of events, or a folder of them.")],
     items: Annotated[Path | None, typer.Option(help="Parquet or CSV file of items.")] = None,
-    columns: Annotated[
-        str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")
-    ] = "",
+    columns: Annotated[str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KNOB=VALUE", help="Turn one knob.")
     ] = None,

@@ -43,9 +43,7 @@ class Client:
             try:
                 return method(*args, **kwargs)
             except MlflowException as error:
-                raise RefusedError(
-                    str(error.error_code), f"MLflow says: {error.message}", self.uri
-                ) from error
+                raise RefusedError(str(error.error_code), f"MLflow says: {error.message}", self.uri) from error
 
         return told
 

@@ -87,12 +87,7 @@ class Expectations:
 
 
 def check(
-    accepted: Path,
-    *,
-    oldest: int | None,
-    newest: int | None,
-    min_rows: int = 1,
-    part_rows: int = 1_000_000,
+    accepted: Path, *, oldest: int | None, newest: int | None, min_rows: int = 1, part_rows: int = 1_000_000
 ) -> Expectations:
     """Checks an accepted.parquet, `part_rows` rows at a time.
 
@@ -110,9 +105,7 @@ def check(
                 outcome.add(result)
     except (OSError, pa.ArrowException) as error:
         mend = "Validate the file again."
-        raise DataError(
-            f"the accepted events cannot be read: {error}", where=accepted.name, mend=mend
-        ) from error
+        raise DataError(f"the accepted events cannot be read: {error}", where=accepted.name, mend=mend) from error
     floor = Expectation(f"at least {min_rows:,} rows", "", "stop", rows >= max(1, min_rows), f"{rows:,} rows")
     found = (
         Expectation(rule.words, rule.column, rule.severity, outcome.passed, outcome.observed)
@@ -137,9 +130,7 @@ def _rules(oldest: int, newest: int) -> list[_Rule]:
     rules = [_Rule("a part has rows", "", "stop", "ExpectTableRowCountToBeBetween", {"min_value": 1})]
     for field in ACCEPTED:
         dtype = _DTYPES[field.type]
-        rules.append(
-            _Rule(f"is of type {dtype}", field.name, "stop", "ExpectColumnValuesToBeOfType", {"type_": dtype})
-        )
+        rules.append(_Rule(f"is of type {dtype}", field.name, "stop", "ExpectColumnValuesToBeOfType", {"type_": dtype}))
         words = "is a number where there is one" if field.name == "rating" else "is never missing"
         rules.append(_Rule(words, field.name, "stop", "ExpectColumnValuesToNotBeNull", {}))
 
@@ -188,9 +179,7 @@ class _Validator:
         for place, rule in enumerate(rules):
             arguments = {**rule.arguments, "column": rule.column} if rule.column else rule.arguments
             expectation = getattr(gx.expectations, rule.kind)
-            suite.add_expectation(
-                expectation(**arguments, severity=_SEVERITIES[rule.severity], meta={"place": place})
-            )
+            suite.add_expectation(expectation(**arguments, severity=_SEVERITIES[rule.severity], meta={"place": place}))
         asset = context.data_sources.add_pandas("accepted").add_dataframe_asset("events")
         batch = asset.add_batch_definition_whole_dataframe("part")
         suite = context.suites.add(suite)
@@ -226,9 +215,7 @@ class _Outcome:
         self._failed += result.success is not True
         self._values += result.result.get("element_count", 0)
         self._unexpected += result.result.get("unexpected_count", 0)
-        broken = [
-            cause["exception_message"] for cause in result.exception_info.values() if isinstance(cause, dict)
-        ]
+        broken = [cause["exception_message"] for cause in result.exception_info.values() if isinstance(cause, dict)]
         value = broken[0] if broken else result.result.get("observed_value")
         if value is not None and (self._seen is None or result.success is not True):
             self._seen = str(value)[:200]

@@ -246,9 +246,7 @@ class Ledger:
             else:
                 entry = Entry("manual", drift.alias, self.chain().last, "", "MLflow", moved)
                 outcome = self.append(entry)
-                return Settled(
-                    drift, outcome.won, f"{moved}: {'adopted' if outcome.won else outcome.sentence}"
-                )
+                return Settled(drift, outcome.won, f"{moved}: {'adopted' if outcome.won else outcome.sentence}")
         self.mend()
         return Settled(drift, False, f"{moved}: put back, {refusal}")
 
@@ -291,9 +289,7 @@ class Ledger:
 
     def _mirror(self, texts: Sequence[tuple[int, str]]) -> str:
         """Copies new records into the home and says what differs from the copies of old ones, if anything."""
-        folder = self.settings.ledger / (
-            self.name if self.settings.artifacts else _place(self.registry.client.uri)
-        )
+        folder = self.settings.ledger / (self.name if self.settings.artifacts else _place(self.registry.client.uri))
         folder.mkdir(parents=True, exist_ok=True)
         for number, text in texts:
             path = folder / f"{number:06}.json"

@@ -98,15 +98,11 @@ class Registry:
             self.client.set_logged_model_tags(logged.model_id, {_SHOWN: shown})
         return known.number
 
-    def create(
-        self, model: str, source: str, tags: Mapping[str, str], description: str, **links: str
-    ) -> None:
+    def create(self, model: str, source: str, tags: Mapping[str, str], description: str, **links: str) -> None:
         """Creates a version; tags[INTENT] tells whether it was, whatever became of the response."""
         for attempt in range(_ATTEMPTS):
             try:
-                self.client.create_model_version(
-                    model, source, tags=dict(tags), description=description, **links
-                )
+                self.client.create_model_version(model, source, tags=dict(tags), description=description, **links)
             except RefusedError:  # two writers took the same number, or the response was lost
                 if self.by_intent(model, tags[INTENT]) is None and attempt == _ATTEMPTS - 1:
                     raise
@@ -117,9 +113,7 @@ class Registry:
     def require(self, model: str) -> None:
         """The registered model is there afterwards."""
         if not _NAME.match(model):
-            raise RegistryError(
-                f"{model!r} is no name of a model", mend="Use at most 64 of a-z, 0-9, _ and -."
-            )
+            raise RegistryError(f"{model!r} is no name of a model", mend="Use at most 64 of a-z, 0-9, _ and -.")
         if not self._exists(model):
             with contextlib.suppress(RefusedError):  # another process was faster
                 self.client.create_registered_model(model)
@@ -144,9 +138,7 @@ class Registry:
             if version.number == number:
                 return version
         listed = ", ".join(str(v.number) for v in versions) or "none"
-        raise RegistryError(
-            f"{model} has no version {number}", where=self.client.uri, mend=f"There are: {listed}."
-        )
+        raise RegistryError(f"{model} has no version {number}", where=self.client.uri, mend=f"There are: {listed}.")
 
     def by_intent(self, model: str, intent: str) -> Version | None:
         """The version registered with an intent; its twins, from lost responses, are marked as duplicates."""
@@ -160,9 +152,7 @@ class Registry:
         """Version by alias; empty when there is no such model."""
         if not self._exists(model):
             return {}
-        return {
-            alias: int(number) for alias, number in self.client.get_registered_model(model).aliases.items()
-        }
+        return {alias: int(number) for alias, number in self.client.get_registered_model(model).aliases.items()}
 
     def alias(self, model: str, alias: str) -> Version | None:
         """The version an alias points at."""
@@ -237,10 +227,7 @@ class Registry:
         token = None
         while True:
             page = self.client.search_model_versions(condition, max_results=1000, page_token=token)
-            found += [
-                Version(v.name, int(v.version), dict(v.tags), v.description or "", v.run_id or "")
-                for v in page
-            ]
+            found += [Version(v.name, int(v.version), dict(v.tags), v.description or "", v.run_id or "") for v in page]
             token = page.token
             if not token:
                 return sorted(found, key=lambda v: v.number)

@@ -100,12 +100,8 @@ def serving(settings: Settings, ports: Ports) -> Iterator[Mapping[str, Server]]:
         mlflow = _free_port(ports.mlflow, MLFLOW_PORT, "--mlflow-port", but=prefect)
         servers: dict[str, Server] = {}
         try:
-            servers["prefect"] = _start(
-                settings, "prefect", _prefect(prefect), f"http://{HOST}:{prefect}/api"
-            )
-            servers["mlflow"] = _start(
-                settings, "mlflow", _mlflow(settings, mlflow), f"http://{HOST}:{mlflow}"
-            )
+            servers["prefect"] = _start(settings, "prefect", _prefect(prefect), f"http://{HOST}:{prefect}/api")
+            servers["mlflow"] = _start(settings, "mlflow", _mlflow(settings, mlflow), f"http://{HOST}:{mlflow}")
             _wait_for(servers)
             _publish(settings.servers_file, servers)
             yield servers

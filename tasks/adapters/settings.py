@@ -43,16 +43,12 @@ class Settings:
         home = Path(home or os.environ.get("RECSYS_HOME") or "~/.recsys").expanduser().absolute()
         shards = _count("SHARDS", 4)
         if shards & (shards - 1):
-            raise ConfigError(
-                f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS"
-            )
+            raise ConfigError(f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS")
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21  # half of the machine's
         return cls(
             home=home,
             store=Path(os.environ.get("RECSYS_STORE") or home / "store").expanduser().absolute(),
-            vault_key=Path(os.environ.get("RECSYS_VAULT_KEY") or home / "vault" / "key")
-            .expanduser()
-            .absolute(),
+            vault_key=Path(os.environ.get("RECSYS_VAULT_KEY") or home / "vault" / "key").expanduser().absolute(),
             threads=_count("THREADS", len(os.sched_getaffinity(0))),
             workers=_count("WORKERS", 1),
             shards=shards,
@@ -111,15 +107,7 @@ class Settings:
 
     def prepare(self) -> Self:
         """Makes the folders, readable by their owner only. HomeError when one cannot be written."""
-        folders = (
-            self.home,
-            self.store,
-            self.temp,
-            self.cache,
-            self.ledger,
-            self.vault,
-            self.vault_key.parent,
-        )
+        folders = (self.home, self.store, self.temp, self.cache, self.ledger, self.vault, self.vault_key.parent)
         try:
             for folder in (*folders, self.mlflow / "artifacts", self.prefect, self.servers_file.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -151,9 +139,7 @@ class Settings:
             elif name not in environment:
                 os.environ.pop(name, None)
         os.environ.update(environment)
-        os.environ[_EXPORTED] = json.dumps(
-            {name: environment[name] for name in _YOURS if name in environment}
-        )
+        os.environ[_EXPORTED] = json.dumps({name: environment[name] for name in _YOURS if name in environment})
         tempfile.tempdir = str(self.temp)
         return self
 

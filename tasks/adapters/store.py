@@ -136,9 +136,7 @@ class Store:
             if digest not in seen:
                 paths = sorted((self.root / "objects").glob(f"*/{digest}.json"))
                 manifest = Manifest.read(paths[0]) if paths else None
-                seen[digest] = Lineage(
-                    digest, manifest, tuple(walk(p) for p in manifest.parents) if manifest else ()
-                )
+                seen[digest] = Lineage(digest, manifest, tuple(walk(p) for p in manifest.parents) if manifest else ())
             return seen[digest]
 
         return walk(digest)
@@ -152,9 +150,7 @@ class Store:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise StoreError(
-                "a head of the store is damaged", where=str(self.root / "heads" / name)
-            ) from error
+            raise StoreError("a head of the store is damaged", where=str(self.root / "heads" / name)) from error
         return value
 
     def set_head(self, name: str, value: Mapping[str, Any]) -> None:
@@ -233,14 +229,10 @@ class Store:
         try:
             found = sha256_of(path)
         except FileNotFoundError:
-            raise StoreError(
-                f"{name} is missing, expected sha256 {sha256}", where=str(path), mend=mend
-            ) from None
+            raise StoreError(f"{name} is missing, expected sha256 {sha256}", where=str(path), mend=mend) from None
         if found != sha256:
             self._set_aside(path)
-            raise StoreError(
-                f"{name} is damaged, expected sha256 {sha256}, found {found}", where=str(path), mend=mend
-            )
+            raise StoreError(f"{name} is damaged, expected sha256 {sha256}, found {found}", where=str(path), mend=mend)
         self._sound.add(sha256)
 
     def _set_aside(self, path: Path) -> None:
@@ -251,9 +243,7 @@ class Store:
         """Moves a finished draft into blobs, then names it: first by digest, last by key."""
         files = []
         measured = None
-        names = sorted(
-            p.relative_to(draft).as_posix() for p in draft.rglob("*") if p.is_symlink() or not p.is_dir()
-        )
+        names = sorted(p.relative_to(draft).as_posix() for p in draft.rglob("*") if p.is_symlink() or not p.is_dir())
         for name in names:
             path = draft / name
             if path.is_symlink() or not path.is_file():

@@ -164,9 +164,7 @@ class Tracking:
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         """A new run. A lost response makes MLflow create two; the one that is not ours is deleted."""
         intent = uuid.uuid4().hex
-        run = self.client.create_run(
-            self.experiment_id, run_name=name, tags={**tags, "recsys.intent": intent}
-        )
+        run = self.client.create_run(self.experiment_id, run_name=name, tags={**tags, "recsys.intent": intent})
         for twin in self._runs(f"tags.`recsys.intent` = '{intent}'"):
             if twin.info.run_id != run.info.run_id:
                 self.client.delete_run(twin.info.run_id)
@@ -206,9 +204,7 @@ def _same(one: Path, other: Path) -> bool:
 
 def _checked(name: str) -> str:
     if not _NAME.match(name):
-        raise ValueError(
-            f"MLflow takes no metric or parameter called {name!r}: letters, digits and _ . / - only"
-        )
+        raise ValueError(f"MLflow takes no metric or parameter called {name!r}: letters, digits and _ . / - only")
     return name
 
 

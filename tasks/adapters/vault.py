@@ -42,14 +42,10 @@ class Vault:
         except OSError as error:
             mend = "Check that the folder is writable and the key readable."
             where = str(error.filename or folder)
-            raise HomeError(
-                f"the vault cannot be opened: {error.strerror}", where=where, mend=mend
-            ) from error
+            raise HomeError(f"the vault cannot be opened: {error.strerror}", where=where, mend=mend) from error
         if len(key) < KEY_BYTES:
             mend = "Restore it from a backup: under another key every user is a stranger."
-            raise HomeError(
-                f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend
-            )
+            raise HomeError(f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend)
         self.door = Door(key)
         self._prepare()
 
@@ -93,17 +89,13 @@ class Vault:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID"
                 )
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)"
-                )
+                connection.execute("CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
                 connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
                 sample = connection.execute("SELECT sample FROM door").fetchone()[0]
                 connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             mend = "Restore it from a backup; without it users cannot be named again."
-            raise HomeError(
-                f"the table of users cannot be read: {error}", where=str(self._users), mend=mend
-            ) from error
+            raise HomeError(f"the table of users cannot be read: {error}", where=str(self._users), mend=mend) from error
         if sample != self.door.token(_SAMPLE):
             mend = "Give the key they were tokenised with: under another key every user is a stranger."
             raise HomeError("the vault's users belong to another key", where=str(self._users), mend=mend)

@@ -31,9 +31,7 @@ SMALL = [
 
 
 def run(home: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(home, *arguments), capture_output=True, text=True, env=environment(env), timeout=400
-    )
+    return subprocess.run(command(home, *arguments), capture_output=True, text=True, env=environment(env), timeout=400)
 
 
 def command(home: Path, *arguments: str) -> list[str]:
@@ -43,9 +41,7 @@ def command(home: Path, *arguments: str) -> list[str]:
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """A stranger's: no RECSYS_*, PREFECT_* or MLFLOW_* variables, and a home folder nothing can be written to."""
-    kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))
-    }
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     return {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", **(more or {})}
 
 
@@ -134,19 +130,12 @@ def test_mlflow_remembers_the_night_its_trials_and_what_it_was_made_from(home, f
     aliases = rows(database, "SELECT name, alias, version FROM registered_model_aliases ORDER BY name")
     assert aliases == [("recsys-student", "champion", 1), ("recsys-teacher", "champion", 1)]
     metrics = {name for (name,) in rows(database, "SELECT DISTINCT key FROM metrics")}
-    assert {
-        "artifact/ndcg_at_10",
-        "gate/teacher_kept/low",
-        "validation_ndcg_at_10",
-        "seconds/teach",
-    } <= metrics
+    assert {"artifact/ndcg_at_10", "gate/teacher_kept/low", "validation_ndcg_at_10", "seconds/teach"} <= metrics
 
 
 def test_no_raw_user_id_is_outside_the_vault(home, first):
     known = b"user-00007"  # the beginning of ten ids
-    assert any(known in p.read_bytes() for p in (home / "vault").iterdir()), (
-        "the scan finds it where it must be"
-    )
+    assert any(known in p.read_bytes() for p in (home / "vault").iterdir()), "the scan finds it where it must be"
     for path in home.rglob("*"):
         if path.is_file() and (home / "vault") not in path.parents and path.suffix != ".parquet":
             assert known not in path.read_bytes(), path
@@ -161,12 +150,7 @@ def test_no_raw_user_id_is_outside_the_vault(home, first):
 def test_the_same_again_computes_nothing_and_changes_nothing(home, first, data):
     before = sorted(p.name for p in (home / "store" / "blobs").rglob("*"))
     again = run(
-        home,
-        "--events",
-        str(data / "days"),
-        "--items",
-        str(data / "all" / "items.parquet"),
-        "--require-promotion",
+        home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"), "--require-promotion"
     )
     assert again.returncode == 3, "it was not promoted again"
     assert head(home)["decision"] == "NO CHANGE"
@@ -187,9 +171,7 @@ def next_night(home, data) -> Path:
 
 def test_a_day_came_in_and_only_the_day_is_read_and_labelled(next_night):
     store = next_night / "store"
-    manifests = {
-        step: len(list((store / "objects" / step).iterdir())) for step in ("validate", "teach", "label")
-    }
+    manifests = {step: len(list((store / "objects" / step).iterdir())) for step in ("validate", "teach", "label")}
     assert manifests == {"validate": 2, "teach": 1, "label": 2}, "the teacher is fresh and stays"
     written = sorted(
         sum(file["rows"] or 0 for file in json.loads(path.read_text())["manifest"]["files"])
@@ -205,9 +187,7 @@ def test_the_next_night_starts_from_the_champion_and_keeps_every_item_code(next_
     assert sum(parent is not None for parent in parents) == 1
     catalogs = [
         pq.read_table(path).column("item_id").to_pylist()
-        for path in sorted(
-            (next_night / "store" / "views").glob("*/catalog.parquet"), key=lambda p: p.stat().st_size
-        )
+        for path in sorted((next_night / "store" / "views").glob("*/catalog.parquet"), key=lambda p: p.stat().st_size)
     ]
     assert len(catalogs) >= 1
     assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(catalogs))

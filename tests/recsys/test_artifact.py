@@ -143,9 +143,7 @@ def test_a_file_of_another_kind_is_refused_though_its_manifest_fits(artifact: Pa
 
 def test_a_model_whose_weights_lie_elsewhere_is_refused(artifact: Path, tmp_path: Path) -> None:
     model = onnx.load_from_string(serving_graph(decoder(), 32))
-    onnx.save_model(
-        model, tmp_path / "model.onnx", save_as_external_data=True, location="elsewhere", size_threshold=0
-    )
+    onnx.save_model(model, tmp_path / "model.onnx", save_as_external_data=True, location="elsewhere", size_threshold=0)
     shutil.copy(tmp_path / "model.onnx", artifact / "model.onnx")
     with pytest.raises(ArtifactError, match=r"model\.onnx is not the kind of file"):
         write_manifest(artifact)
@@ -153,9 +151,7 @@ def test_a_model_whose_weights_lie_elsewhere_is_refused(artifact: Path, tmp_path
 
 def test_a_file_changed_after_the_check_is_not_read(artifact: Path) -> None:
     manifest = verify(artifact)
-    (artifact / "card.json").write_bytes(
-        (artifact / "card.json").read_bytes().replace(b"exclude", b"allow  ")
-    )
+    (artifact / "card.json").write_bytes((artifact / "card.json").read_bytes().replace(b"exclude", b"allow  "))
     with pytest.raises(ArtifactError, match=r"card\.json is not the file"):
         manifest.read(artifact, "card.json")
 
@@ -163,9 +159,7 @@ def test_a_file_changed_after_the_check_is_not_read(artifact: Path) -> None:
 def test_the_digest_stands_for_every_file(artifact: Path) -> None:
     before = verify(artifact).digest
     card = json.loads((artifact / "card.json").read_bytes())
-    (artifact / "card.json").write_bytes(
-        json.dumps({**card, "repeats": "allow"}, sort_keys=True, indent=1).encode()
-    )
+    (artifact / "card.json").write_bytes(json.dumps({**card, "repeats": "allow"}, sort_keys=True, indent=1).encode())
     assert write_manifest(artifact).digest != before
     assert isinstance(verify(artifact), Manifest)
 
@@ -207,9 +201,7 @@ def test_a_file_that_scores_otherwise_is_not_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
 ) -> None:
     changed = decoder()
-    changed.blocks[1].down.weight.data[0] += (
-        0.5  # what the graph is built from is not what torch computes with
-    )
+    changed.blocks[1].down.weight.data[0] += 0.5  # what the graph is built from is not what torch computes with
     monkeypatch.setattr("recsys.export.serving_graph", lambda _, bits: serving_graph(changed, bits))
     with pytest.raises(ArtifactError, match="of their range away from the model's"):
         export(decoder(), publication(), bits, tmp_path / "out")

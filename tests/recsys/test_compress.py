@@ -27,9 +27,7 @@ ITEMS, LENGTH, USERS = 24, 12, 120
 def shop(seed: int = 0) -> tuple[Histories, Cases]:
     """Every user walks through the catalog in steps of one or two: the next item is easy to learn."""
     rng = np.random.default_rng(seed)
-    walks = [
-        np.cumsum(np.r_[rng.integers(0, ITEMS), rng.integers(1, 3, 9)]) % ITEMS + 1 for _ in range(USERS)
-    ]
+    walks = [np.cumsum(np.r_[rng.integers(0, ITEMS), rng.integers(1, 3, 9)]) % ITEMS + 1 for _ in range(USERS)]
     items = np.concatenate(walks).astype(np.int32)
     ends = np.full(USERS, 9, np.int32)
     histories = Histories(
@@ -53,14 +51,7 @@ def shop(seed: int = 0) -> tuple[Histories, Cases]:
 def trained(epochs: int, blocks: int = 2) -> Student:
     histories, cases = shop()
     student = Student.untrained(DecoderShape.of(ITEMS, 16, blocks, LENGTH), 0.1, seed=0)
-    fit(
-        student,
-        histories,
-        LENGTH,
-        Schedule(epochs, 1e-2, 0, 512),
-        HardLabels(),
-        ranking_validator(student, cases),
-    )
+    fit(student, histories, LENGTH, Schedule(epochs, 1e-2, 0, 512), HardLabels(), ranking_validator(student, cases))
     return student
 
 
@@ -159,9 +150,7 @@ def compressed(student: Student, tmp_path_factory: pytest.TempPathFactory) -> tu
     return compress(student, publication(), recovery(), config, out), out
 
 
-def test_every_point_is_tried_with_the_control_beside_the_pruned(
-    compressed: tuple[Compression, Path],
-) -> None:
+def test_every_point_is_tried_with_the_control_beside_the_pruned(compressed: tuple[Compression, Path]) -> None:
     points = compressed[0].points
     assert [(p.keep_ffn, p.table_bits, p.recovered) for p in points] == [
         (1.0, 8, False), (1.0, 32, False), (1.0, 8, True), (1.0, 32, True), (0.25, 8, True), (0.25, 32, True)
@@ -194,9 +183,7 @@ def test_the_same_student_is_compressed_to_the_same_bytes(
     heard: list[Point] = []
     again = compress(student, publication(), recovery(), config, tmp_path / "again", heard.append)
     assert again.points == compressed[0].points
-    assert (tmp_path / "again" / "manifest.json").read_bytes() == (
-        compressed[1] / "manifest.json"
-    ).read_bytes()
+    assert (tmp_path / "again" / "manifest.json").read_bytes() == (compressed[1] / "manifest.json").read_bytes()
     assert [p.bytes for p in heard] == [p.bytes for p in again.points]
 
 
@@ -226,12 +213,7 @@ def point(size: int, ndcg: float, low: float, **other: object) -> Point:
 
 
 def test_the_smallest_that_surely_keeps_its_quality_is_chosen() -> None:
-    points = [
-        point(100, 0.30, -0.001),
-        point(50, 0.29, -0.03),
-        point(60, 0.28, -0.019),
-        point(60, 0.29, -0.015),
-    ]
+    points = [point(100, 0.30, -0.001), point(50, 0.29, -0.03), point(60, 0.28, -0.019), point(60, 0.29, -0.015)]
     assert choice(points, 0.02) == 3
     assert [p.chosen for p in explained(points, 0.02)] == [False, False, False, True]
     assert [p.reason for p in explained(points, 0.02)] == [
@@ -260,7 +242,5 @@ def test_recovery_is_more_training_at_a_fourth_of_the_rate(student: Student, tmp
     histories, cases = shop()
     expected = pruned(student, importance(student, histories, HardLabels(), seed=0), 0.5)
     fit(expected, histories, LENGTH, Schedule(2, 0.005, 0), HardLabels(), ranking_validator(expected, cases))
-    assert all(
-        torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items()
-    )
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())

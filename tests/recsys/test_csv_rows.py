@@ -17,9 +17,7 @@ HOSTILE = st.lists(
 
 def rows(path):
     batches = list(csv_rows.batches(path, ["a", "b"]))
-    return [
-        row for batch in batches for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)
-    ], batches
+    return [row for batch in batches for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)], batches
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,7 +46,6 @@ def test_every_line_is_a_row_or_a_broken_line_or_the_file_is_refused(tmp_path_fa
         return
     lines = body.count(b"\n") + (not body.endswith(b"\n") and body != b"")
     seen = sorted(
-        [int(n) for batch in batches for n in batch.lines]
-        + [b.line for batch in batches for b in batch.broken]
+        [int(n) for batch in batches for n in batch.lines] + [b.line for batch in batches for b in batch.broken]
     )
     assert seen == list(range(2, lines + 2))

@@ -31,18 +31,14 @@ def accepted(path, rows, door=DOOR):
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
-        pa.Table.from_arrays(
-            [pa.array(c, f.type) for c, f in zip(columns, ACCEPTED, strict=True)], schema=ACCEPTED
-        ),
+        pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, ACCEPTED, strict=True)], schema=ACCEPTED),
         path,
     )
     return path
 
 
 def catalog_file(path, *rows):
-    pq.write_table(
-        pa.Table.from_pylist([dict(zip(ITEMS.names, row, strict=True)) for row in rows], schema=ITEMS), path
-    )
+    pq.write_table(pa.Table.from_pylist([dict(zip(ITEMS.names, row, strict=True)) for row in rows], schema=ITEMS), path)
     return path
 
 
@@ -62,9 +58,7 @@ def of(dataset, user, door=DOOR):
     histories = dataset.histories
     place = int(np.flatnonzero(histories.tokens == door.token(user).encode())[0])
     part = slice(histories.offsets[place], histories.offsets[place + 1])
-    return [dataset.catalog.item_ids[code - 1] for code in histories.items[part]], histories.times[
-        part
-    ].tolist()
+    return [dataset.catalog.item_ids[code - 1] for code in histories.items[part]], histories.times[part].tolist()
 
 
 def digests(folder):
@@ -161,10 +155,7 @@ def test_low_ratings_and_weightless_kinds_are_left_out(tmp_path):
     events = EventsConfig(min_rating=3.3, event_weights={"view": 0.0})
     dataset = made(tmp_path, [accepted(tmp_path / "1.parquet", rows)], events=events)
     assert dataset.build.left_out == 2
-    assert of(dataset, "w") == (
-        ["a", "b", "c"],
-        [40, 45, 60],
-    )  # 3.3 as float32 is below 3.3, and still counts
+    assert of(dataset, "w") == (["a", "b", "c"], [40, 45, 60])  # 3.3 as float32 is below 3.3, and still counts
 
 
 def test_nothing_from_as_of_on_is_known(tmp_path):
@@ -206,8 +197,7 @@ def test_a_user_with_a_million_events(tmp_path):
 def test_events_of_one_time_keep_the_order_of_files_and_rows(tmp_path):
     first = accepted(tmp_path / "b.parquet", [("u", "z", 5), ("u", "a", 5)])
     second = accepted(
-        tmp_path / "a.parquet",
-        [("u", "y", 5), ("v", "a", 5), ("u", "b", 5), ("u", "early", 4), ("u", "z", 5)],
+        tmp_path / "a.parquet", [("u", "y", 5), ("v", "a", 5), ("u", "b", 5), ("u", "early", 4), ("u", "z", 5)]
     )
     assert of(made(tmp_path, [first, second]), "u")[0] == ["early", "z", "a", "y", "b"]
 
@@ -232,13 +222,7 @@ def shop_file(tmp_path_factory):
 def test_threads_change_no_byte(tmp_path, shop_file):
     data = DataConfig(min_users=10)
     for threads in (1, 3):
-        build(
-            [shop_file("x", DOOR)],
-            None,
-            None,
-            tmp_path / f"{threads}",
-            plan(tmp_path, data=data, threads=threads),
-        )
+        build([shop_file("x", DOOR)], None, None, tmp_path / f"{threads}", plan(tmp_path, data=data, threads=threads))
     assert digests(tmp_path / "1") == digests(tmp_path / "3")
 
 
@@ -247,11 +231,7 @@ def test_shards_and_keys_change_no_history(tmp_path, shop_file):
     one = made(tmp_path, [shop_file("x", DOOR)], out="one", data=data, shards=1)
     four = made(tmp_path, [shop_file("x", DOOR)], out="four", data=data, shards=4)
     other = made(
-        tmp_path,
-        [shop_file("y", Door(b"another key, 32 bytes or longer.."))],
-        out="other",
-        data=data,
-        shards=4,
+        tmp_path, [shop_file("y", Door(b"another key, 32 bytes or longer.."))], out="other", data=data, shards=4
     )
     assert one.histories.tokens.tolist() == four.histories.tokens.tolist() != other.histories.tokens.tolist()
     for name in ("offsets", "items", "times", "weights", "train_end", "valid_end"):
@@ -262,11 +242,7 @@ def test_shards_and_keys_change_no_history(tmp_path, shop_file):
 
 def test_shards_are_prefixes_of_the_token(tmp_path, shop_file):
     build(
-        [shop_file("x", DOOR)],
-        None,
-        None,
-        tmp_path / "four",
-        plan(tmp_path, data=DataConfig(min_users=10), shards=4),
+        [shop_file("x", DOOR)], None, None, tmp_path / "four", plan(tmp_path, data=DataConfig(min_users=10), shards=4)
     )
     for shard in range(4):
         table = pq.read_table(tmp_path / "four" / f"shard-0{shard}.parquet")
@@ -295,10 +271,7 @@ def test_codes_are_append_only(tmp_path):
     items = catalog_file(
         tmp_path / "i2.parquet", ("fresh", "F", None, None), ("a", "A2", None, None), ("d", "D", None, None)
     )
-    files = [
-        accepted(tmp_path / "1.parquet", SMALL),
-        accepted(tmp_path / "2.parquet", [("u", "d", 3), ("u", "e", 1)]),
-    ]
+    files = [accepted(tmp_path / "1.parquet", SMALL), accepted(tmp_path / "2.parquet", [("u", "d", 3), ("u", "e", 1)])]
     second = made(tmp_path, files, items, tmp_path / "first" / "catalog.parquet", out="second")
     assert second.catalog.item_ids == ["b", "a", "c", "never", "e", "d", "fresh"]
     assert second.catalog.titles == ["B", "A2", "C", "N", None, "D", "F"]
@@ -317,13 +290,7 @@ def test_a_catalog_with_gaps_is_refused(tmp_path):
 
 def test_an_unvalidated_items_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="not those of a validated file"):
-        build(
-            [accepted(tmp_path / "1.parquet", SMALL)],
-            tmp_path / "1.parquet",
-            None,
-            tmp_path / "out",
-            plan(tmp_path),
-        )
+        build([accepted(tmp_path / "1.parquet", SMALL)], tmp_path / "1.parquet", None, tmp_path / "out", plan(tmp_path))
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------
@@ -333,10 +300,7 @@ def listed(cases, dataset):
     names = {DOOR.token(u).encode(): u for u in "uvwxyz"}
     ids = dataset.catalog.item_ids
     return {
-        names[dataset.histories.tokens[user]]: (
-            [ids[c - 1] for c in history],
-            sorted(ids[c - 1] for c in targets),
-        )
+        names[dataset.histories.tokens[user]]: ([ids[c - 1] for c in history], sorted(ids[c - 1] for c in targets))
         for user, history, targets in zip(cases.users, cases.histories, cases.targets, strict=True)
     }
 
@@ -367,9 +331,7 @@ def test_temporal_cases_with_repeats(tmp_path):
 
 def test_windows_are_extended_and_reported(tmp_path):
     file = accepted(tmp_path / "1.parquet", TIMELY)
-    dataset = made(
-        tmp_path, [file], data=DataConfig(min_users=3, test_days=1, validation_days=1), as_of=100 * DAY
-    )
+    dataset = made(tmp_path, [file], data=DataConfig(min_users=3, test_days=1, validation_days=1), as_of=100 * DAY)
     assert dataset.build.test_start == 87 * DAY  # three users only with x's event of day 87
     assert dataset.build.validation_users == 1
     assert dataset.build.notes == (
@@ -406,9 +368,7 @@ def test_leave_one_out_cases(tmp_path):
 )  # fmt: skip
 def test_too_little(tmp_path, rows, data, says):
     with pytest.raises(DataError, match=says):
-        build(
-            [accepted(tmp_path / "1.parquet", rows)], None, None, tmp_path / "out", plan(tmp_path, data=data)
-        )
+        build([accepted(tmp_path / "1.parquet", rows)], None, None, tmp_path / "out", plan(tmp_path, data=data))
     assert not (tmp_path / "out" / "build.json").exists()
 
 
@@ -419,16 +379,12 @@ def test_no_files(tmp_path):
 
 def test_nothing_before_as_of(tmp_path):
     with pytest.raises(DataError, match="none of 8 events is left: 8 are not before as-of"):
-        build(
-            [accepted(tmp_path / "1.parquet", SMALL)], None, None, tmp_path / "out", plan(tmp_path, as_of=1)
-        )
+        build([accepted(tmp_path / "1.parquet", SMALL)], None, None, tmp_path / "out", plan(tmp_path, as_of=1))
 
 
 def test_shards_are_a_power_of_two(tmp_path):
     with pytest.raises(ConfigError, match="3 shards"):
-        build(
-            [accepted(tmp_path / "1.parquet", SMALL)], None, None, tmp_path / "out", plan(tmp_path, shards=3)
-        )
+        build([accepted(tmp_path / "1.parquet", SMALL)], None, None, tmp_path / "out", plan(tmp_path, shards=3))
 
 
 def test_no_dataset(tmp_path):
@@ -439,13 +395,7 @@ def test_no_dataset(tmp_path):
 def edited(tmp_path, column, change):
     """A dataset of one shard with one column changed."""
     file = accepted(tmp_path / "1.parquet", TIMELY)
-    build(
-        [file],
-        None,
-        None,
-        tmp_path / "d",
-        plan(tmp_path, data=DataConfig(min_users=2), as_of=100 * DAY, shards=1),
-    )
+    build([file], None, None, tmp_path / "d", plan(tmp_path, data=DataConfig(min_users=2), as_of=100 * DAY, shards=1))
     path = tmp_path / "d" / "shard-00.parquet"
     table = pq.read_table(path)
     rows = change(table[column].to_pylist())

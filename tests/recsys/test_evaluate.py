@@ -122,9 +122,7 @@ def test_popularity_and_coverage_are_over_the_first_tens():
     report = evaluate(Table(descending()), CASES, DATASET, 1)
     counts = DATASET.training_counts()
     shown = [3, 4, 5, 6, 2, 4, 5, 6, 3, 5, 6]
-    assert report.popularity_at_10 == pytest.approx(
-        np.mean([counts[code - 1] for code in shown]) / counts.mean()
-    )
+    assert report.popularity_at_10 == pytest.approx(np.mean([counts[code - 1] for code in shown]) / counts.mean())
     assert report.coverage_at_10 == 5 / 6
 
 

@@ -87,9 +87,7 @@ def refusal(path, tmp_path, source, config=TOLERANT):
 
 def test_the_sample_is_accepted_whole(tmp_path, source):
     items = pq.read_table(sample.ITEMS)["item_id"].combine_chunks()
-    validation, accepted, _ = read(
-        sample.EVENTS, tmp_path, replace(source, known_items=items), EventsConfig()
-    )
+    validation, accepted, _ = read(sample.EVENTS, tmp_path, replace(source, known_items=items), EventsConfig())
     assert (validation.lines, validation.users, validation.items) == (386_278, 4_335, 3_659)
     assert (validation.oldest, validation.newest) == (1_291_191_960, 1_323_435_000)
     assert accepted[0]["row"] == 1
@@ -124,9 +122,7 @@ def test_truncated_parquet(tmp_path, source, keep):
 
 def test_a_flipped_bit_is_noticed_where_the_writer_left_checksums(tmp_path, source):
     path = tmp_path / "events.parquet"
-    table = pa.table(
-        {"user_id": [f"u{i}" for i in range(1000)], "item_id": ["i"] * 1000, "timestamp": [DAY] * 1000}
-    )
+    table = pa.table({"user_id": [f"u{i}" for i in range(1000)], "item_id": ["i"] * 1000, "timestamp": [DAY] * 1000})
     pq.write_table(table, path, write_page_checksum=True)
     raw = bytearray(path.read_bytes())
     raw[200] ^= 4
@@ -204,9 +200,7 @@ def test_a_missing_column_lists_what_there_is(tmp_path, source):
 
 def test_renamed_columns_are_read(tmp_path, source):
     path = parquet(tmp_path, item_id=None, sku=["x"])
-    _, accepted, _ = read(
-        path, tmp_path, replace(source, columns={"item_id": "sku", "title": "for the items file"})
-    )
+    _, accepted, _ = read(path, tmp_path, replace(source, columns={"item_id": "sku", "title": "for the items file"}))
     assert accepted[0]["item_id"] == "x"
 
 
@@ -219,9 +213,7 @@ def test_a_renaming_to_nowhere(tmp_path, source):
 
 
 def test_a_doubled_column(tmp_path, source):
-    assert "occurs twice" in refusal(
-        csv(tmp_path, "user_id,item_id,timestamp,item_id\nu,i,1,j\n"), tmp_path, source
-    )
+    assert "occurs twice" in refusal(csv(tmp_path, "user_id,item_id,timestamp,item_id\nu,i,1,j\n"), tmp_path, source)
 
 
 def test_other_columns_are_ignored_with_a_note(tmp_path, source):
@@ -262,16 +254,9 @@ def test_a_wrong_type_is_noticed_without_rows(tmp_path, source):
 def test_integer_ids_stay_exact(tmp_path, source, users):
     ids = [2**53, 2**53 + 1, -7, 2**63 - 1, None]
     validation, accepted, refused = read(
-        parquet(tmp_path, item_id=pa.array(ids, pa.int64()), user_id=pa.array(ids, pa.int64())),
-        tmp_path,
-        source,
+        parquet(tmp_path, item_id=pa.array(ids, pa.int64()), user_id=pa.array(ids, pa.int64())), tmp_path, source
     )
-    assert [row["item_id"] for row in accepted] == [
-        "9007199254740992",
-        "9007199254740993",
-        "-7",
-        "9223372036854775807",
-    ]
+    assert [row["item_id"] for row in accepted] == ["9007199254740992", "9007199254740993", "-7", "9223372036854775807"]
     assert set(users.names.values()) == {row["item_id"] for row in accepted}
     assert broken(refused) == [(5, "user_id", "missing")]
     assert validation.items == 4
@@ -287,8 +272,7 @@ def test_unsigned_and_decimal_ids_stay_exact(tmp_path, source):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int8(), pa.string())],
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int8(), pa.string())]
 )
 def test_texts_of_every_type_are_kept_exactly(tmp_path, source, kind):
     ids = ["007", "NA", "null", "None", "nan", "🛒", " padded ", "=HYPERLINK(", "<b>", "é", "é"]
@@ -300,16 +284,7 @@ def test_texts_of_every_type_are_kept_exactly(tmp_path, source, kind):
 def test_bad_ids_are_quarantined_by_rule(tmp_path, source):
     ids = ["ok", None, "", "  ", "\u3000", "a\0b", "a\n", "x" * 512, "x" * 513, "🛒" * 10_000]
     validation, accepted, refused = read(parquet(tmp_path, item_id=ids), tmp_path, source)
-    rules = [
-        "missing",
-        "missing",
-        "blank",
-        "blank",
-        "control_character",
-        "control_character",
-        "too_long",
-        "too_long",
-    ]
+    rules = ["missing", "missing", "blank", "blank", "control_character", "control_character", "too_long", "too_long"]
     assert [row["item_id"] for row in accepted] == ["ok", "x" * 512]
     assert broken(refused) == [
         (row, "item_id", rule) for row, rule in zip([2, 3, 4, 5, 6, 7, 9, 10], rules, strict=True)
@@ -333,9 +308,7 @@ def test_text_that_is_not_utf8_is_quarantined(tmp_path, source):
 
 def test_a_user_id_is_never_written(tmp_path, source, users):
     secret = "canary" * 200
-    path = parquet(
-        tmp_path, user_id=["canary-1", secret, "canary-\0", "canary-2"], item_id=["i", "i", "i", None]
-    )
+    path = parquet(tmp_path, user_id=["canary-1", secret, "canary-\0", "canary-2"], item_id=["i", "i", "i", None])
     _, accepted, refused = read(path, tmp_path, source)
     rules = [(2, "user_id", "too_long"), (3, "user_id", "control_character"), (4, "item_id", "missing")]
     assert broken(refused) == rules
@@ -412,39 +385,28 @@ def test_parquet_timestamps(tmp_path, source, unit):
     validation, accepted, _ = read(parquet(tmp_path, timestamp=naive), tmp_path, source)
     assert [row["timestamp"] for row in accepted] == [DAY]
     assert validation.notes == ("1 times have no zone and are read as UTC",)
-    zoned = (
-        pa.array([DAY], pa.timestamp("s")).cast(pa.timestamp(unit)).cast(pa.timestamp(unit, "Asia/Kolkata"))
-    )
+    zoned = pa.array([DAY], pa.timestamp("s")).cast(pa.timestamp(unit)).cast(pa.timestamp(unit, "Asia/Kolkata"))
     validation, accepted, _ = read(parquet(tmp_path, timestamp=zoned), tmp_path, source)
     assert (accepted[0]["timestamp"], validation.notes) == (DAY, ())
 
 
 def test_parquet_dates(tmp_path, source):
-    _, accepted, _ = read(
-        parquet(tmp_path, timestamp=pa.array([datetime(2023, 11, 14).date()])), tmp_path, source
-    )
+    _, accepted, _ = read(parquet(tmp_path, timestamp=pa.array([datetime(2023, 11, 14).date()])), tmp_path, source)
     assert accepted[0]["timestamp"] == seconds(2023, 11, 14)
 
 
 def test_future_and_ancient_times_are_quarantined(tmp_path, source):
     times = [source.not_after, source.not_after + 1, -1, 0, None]
-    validation, accepted, refused = read(
-        parquet(tmp_path, timestamp=pa.array(times, pa.int64())), tmp_path, source
-    )
+    validation, accepted, refused = read(parquet(tmp_path, timestamp=pa.array(times, pa.int64())), tmp_path, source)
     assert [row["timestamp"] for row in accepted] == [source.not_after, 0]
     assert [row["rule"] for row in refused] == ["future", "before_1970", "missing"]
     assert validation.future == 1
 
 
-@pytest.mark.parametrize(
-    ("factor", "unit"), [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")]
-)
+@pytest.mark.parametrize(("factor", "unit"), [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
 def test_other_units_are_refused(tmp_path, source, factor, unit):
     message = refusal(parquet(tmp_path, timestamp=[DAY * factor, (DAY + 5) * factor, 0]), tmp_path, source)
-    assert (
-        f"look like {unit}, not seconds (events.parquet, column timestamp). Divide it by {factor:,}"
-        in message
-    )
+    assert f"look like {unit}, not seconds (events.parquet, column timestamp). Divide it by {factor:,}" in message
     text = f"user_id,item_id,when\nu,i,{DAY * factor}\n"
     assert "events.csv, column when" in refusal(
         csv(tmp_path, text), tmp_path, replace(source, columns={"timestamp": "when"})
@@ -461,9 +423,7 @@ def test_a_single_wrong_unit_is_a_row_from_the_future(tmp_path, source):
 
 
 def test_times_beyond_int64_are_from_the_future(tmp_path, source):
-    _, _, refused = read(
-        parquet(tmp_path, timestamp=pa.array([DAY, DAY, 2**64 - 1], pa.uint64())), tmp_path, source
-    )
+    _, _, refused = read(parquet(tmp_path, timestamp=pa.array([DAY, DAY, 2**64 - 1], pa.uint64())), tmp_path, source)
     assert broken(refused) == [(3, "timestamp", "future")]
 
 
@@ -496,14 +456,9 @@ def test_bad_events_and_ratings_are_quarantined(tmp_path, source):
 
 
 def test_csv_with_a_bom_and_crlf(tmp_path, source):
-    path = csv(
-        tmp_path, b"\xef\xbb\xbfuser_id,item_id,timestamp,rating\r\nu,i,1700000000,4.5\r\nv,j,2023-11-14,\r\n"
-    )
+    path = csv(tmp_path, b"\xef\xbb\xbfuser_id,item_id,timestamp,rating\r\nu,i,1700000000,4.5\r\nv,j,2023-11-14,\r\n")
     _, accepted, refused = read(path, tmp_path, source)
-    assert [(row["item_id"], row["rating"], row["row"]) for row in accepted] == [
-        ("i", 4.5, 2),
-        ("j", None, 3),
-    ]
+    assert [(row["item_id"], row["rating"], row["row"]) for row in accepted] == [("i", 4.5, 2), ("j", None, 3)]
     assert refused == []
 
 
@@ -512,19 +467,7 @@ def test_csv_without_a_last_line_end(tmp_path, source):
 
 
 def test_csv_ids_are_texts_whatever_they_look_like(tmp_path, source):
-    ids = [
-        "007",
-        "NA",
-        "null",
-        "NaN",
-        "1e5",
-        "9007199254740993",
-        "0x1F",
-        "TRUE",
-        '"a,b"',
-        '"say ""hi"""',
-        '5" disc',
-    ]
+    ids = ["007", "NA", "null", "NaN", "1e5", "9007199254740993", "0x1F", "TRUE", '"a,b"', '"say ""hi"""', '5" disc']
     path = csv(tmp_path, "user_id,item_id,timestamp\n" + "".join(f"u,{i},1\n" for i in ids))
     _, accepted, _ = read(path, tmp_path, source)
     assert [row["item_id"] for row in accepted] == [*ids[:8], "a,b", 'say "hi"', '5" disc']
@@ -556,9 +499,7 @@ def test_csv_no_quote_ever_swallows_a_line(tmp_path, source):
 
 
 def test_csv_text_after_a_closed_quote_is_quarantined(tmp_path, source):
-    _, accepted, refused = read(
-        csv(tmp_path, 'user_id,item_id,timestamp\nu,"i"j,1\nv,i,2\n'), tmp_path, source
-    )
+    _, accepted, refused = read(csv(tmp_path, 'user_id,item_id,timestamp\nu,"i"j,1\nv,i,2\n'), tmp_path, source)
     assert broken(refused) == [(2, None, "broken_line")]
     assert len(accepted) == 1
 
@@ -578,9 +519,7 @@ def test_csv_in_another_encoding(tmp_path, source):
 
 
 def test_csv_with_old_line_ends(tmp_path, source):
-    assert "End lines with LF" in refusal(
-        csv(tmp_path, "user_id,item_id,timestamp\ru,i,1\r"), tmp_path, source
-    )
+    assert "End lines with LF" in refusal(csv(tmp_path, "user_id,item_id,timestamp\ru,i,1\r"), tmp_path, source)
 
 
 def test_csv_with_an_endless_line(tmp_path, source):
@@ -601,9 +540,7 @@ def test_csv_over_many_blocks(tmp_path, source):
     n = 300_000  # over 8 MB, three blocks
     lines = [f"user-{i % 1000},item-{i % 321},{DAY + i}" for i in range(n)]
     lines[200_000] = "short"
-    _, accepted, refused = read(
-        csv(tmp_path, "user_id,item_id,timestamp\n" + "\n".join(lines)), tmp_path, source
-    )
+    _, accepted, refused = read(csv(tmp_path, "user_id,item_id,timestamp\n" + "\n".join(lines)), tmp_path, source)
     assert broken(refused) == [(200_002, None, "wrong_fields")]
     assert [row["row"] for row in accepted] == [i + 2 for i in range(n) if i != 200_000]
     assert [row["timestamp"] for row in accepted] == [DAY + i for i in range(n) if i != 200_000]

@@ -165,9 +165,7 @@ def test_equal_to_most_popular_is_disproven():
 
 def test_a_guard_goes_by_its_value_and_says_that_it_is_not_proven():
     champion = report("champion", np.roll(FEW_HITS, 7) * 0.99)
-    verdict = judge(
-        evidence(FEW_HITS, champion=champion, most_popular=report("m", 0 * FEW_HITS)), GATE, LIMITS
-    )
+    verdict = judge(evidence(FEW_HITS, champion=champion, most_popular=report("m", 0 * FEW_HITS)), GATE, LIMITS)
     row = criterion(verdict, "champion")
     assert (row.outcome, row.proven) == ("pass", False)
     assert verdict.decision == "PROMOTE"
@@ -177,9 +175,7 @@ def test_a_guard_goes_by_its_value_and_says_that_it_is_not_proven():
 def test_a_strict_gate_wants_guards_proven():
     champion = report("champion", np.roll(FEW_HITS, 7) * 0.99)
     verdict = judge(
-        evidence(FEW_HITS, champion=champion, most_popular=report("m", 0 * FEW_HITS)),
-        GATE,
-        LimitsConfig(strict=True),
+        evidence(FEW_HITS, champion=champion, most_popular=report("m", 0 * FEW_HITS)), GATE, LimitsConfig(strict=True)
     )
     assert criterion(verdict, "champion").outcome == "unproven"
     assert verdict.decision == "HOLD"
@@ -353,10 +349,7 @@ def test_users_with_one_history_length_are_cold_and_heavy_at_once():
 
 
 def test_a_verdict_survives_its_json():
-    for verdict in (
-        judge(evidence(), GATE, LIMITS),
-        judge(evidence(QUALITY[:5]), GATE, LIMITS),
-    ):
+    for verdict in (judge(evidence(), GATE, LIMITS), judge(evidence(QUALITY[:5]), GATE, LIMITS)):
         text = verdict.to_json()
         assert Verdict.from_json(text) == verdict
         assert Verdict.from_json(text).to_json() == text
@@ -443,9 +436,7 @@ def test_a_better_artifact_never_gets_a_worse_decision(scales, noise, gains, str
     better = ours + np.resize(gains, 120) * (1 - np.minimum(ours, 1))
     limits = LimitsConfig(strict=strict)
     before = judge(night, GATE, limits)
-    after = judge(
-        replace(night, artifact=replace(night.artifact, metrics={"ndcg_at_10": better})), GATE, limits
-    )
+    after = judge(replace(night, artifact=replace(night.artifact, metrics={"ndcg_at_10": better})), GATE, limits)
     assert RANK[after.decision] >= RANK[before.decision]
 
 

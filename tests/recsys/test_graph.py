@@ -59,12 +59,7 @@ def torch_scores(model: Decoder, feeds: dict[str, np.ndarray], bits: int) -> np.
 @pytest.mark.parametrize("bits", [8, 32])
 @pytest.mark.parametrize(
     "shape",
-    [
-        DecoderShape.of(30, 16, 1, LENGTH),
-        DecoderShape.of(30, 64, 2, LENGTH),
-        DecoderShape.of(7, 8, 3, LENGTH),
-        PRUNED,
-    ],
+    [DecoderShape.of(30, 16, 1, LENGTH), DecoderShape.of(30, 64, 2, LENGTH), DecoderShape.of(7, 8, 3, LENGTH), PRUNED],
     ids=["one block", "two blocks, two heads", "three blocks", "pruned"],
 )
 def test_it_scores_as_the_decoder_does(shape: DecoderShape, bits: int) -> None:
@@ -105,9 +100,7 @@ def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> Non
     feeds = requests(500, [LENGTH], k=0)
     table = Int8Table.of(model.item_table().detach().numpy())
     with torch.inference_mode():
-        state = model.states(torch.from_numpy(feeds["history"]), torch.from_numpy(table.dequantized()))[
-            0, -1
-        ].numpy()
+        state = model.states(torch.from_numpy(feeds["history"]), torch.from_numpy(table.dequantized()))[0, -1].numpy()
     scale = np.abs(state).max() / np.float32(127)
     whole = np.rint(state / scale).astype(np.int64)
     expected = (table.rows[1:].astype(np.int64) @ whole) * table.scales[1:].astype(np.float64) * scale
@@ -176,12 +169,7 @@ def test_ties_go_to_the_lower_code_though_its_chunk_is_not_the_best(bits: int) -
     model.table.weight.data[1:] = -1
     model.table.weight.data[[700, 5_000, 15_001, 15_002]] = 1
     model.table.weight.data[15_000] = 2
-    feeds = {
-        "history": np.array([[1]]),
-        "length": np.array([1]),
-        "exclude": np.array([[700]]),
-        "k": np.array([3]),
-    }
+    feeds = {"history": np.array([[1]]), "length": np.array([1]), "exclude": np.array([[700]]), "k": np.array([3])}
     codes, scores = session(serving_graph(model, bits)).run(["codes", "scores"], feeds)
     assert codes.tolist() == [[15_000, 5_000, 15_001]]
     assert scores[0].tolist() == pytest.approx([16, 8, 8])

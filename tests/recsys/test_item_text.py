@@ -44,16 +44,10 @@ def tiny(tmp_path_factory):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
     BertModel(config).save_pretrained(folder)
     return folder
@@ -128,9 +122,7 @@ def test_only_new_texts_are_encoded(tiny, tmp_path):
     again = cached_vectors(_encoder(tiny), _catalog("red mug", None, "blue cup"), tmp_path, encoded.append)
     assert len(encoded) == 1
     assert np.array_equal(first, again)
-    grown = cached_vectors(
-        _encoder(tiny), _catalog("red mug", None, "blue cup", "train"), tmp_path, encoded.append
-    )
+    grown = cached_vectors(_encoder(tiny), _catalog("red mug", None, "blue cup", "train"), tmp_path, encoded.append)
     assert len(encoded) == 2
     assert np.array_equal(grown[:3], first)
     fresh = cached_vectors(_encoder(tiny), _catalog("red mug", None, "blue cup", "train"), tmp_path / "other")

@@ -14,10 +14,7 @@ from recsys.items import ITEMS, ItemsValidation, validate_items
 def read(path, tmp_path, columns=None):
     out = tmp_path / "out"
     validation = validate_items(path, out, columns or {}, 1.0)
-    table, refused = (
-        pq.read_table(out / "items.parquet"),
-        pq.read_table(out / "quarantine.parquet").to_pylist(),
-    )
+    table, refused = (pq.read_table(out / "items.parquet"), pq.read_table(out / "quarantine.parquet").to_pylist())
     assert table.schema == ITEMS
     assert validation.lines == validation.accepted + validation.duplicates + validation.quarantined
     assert ItemsValidation.from_json(json.loads((out / "validation.json").read_text())) == validation
@@ -36,18 +33,7 @@ def test_the_sample_is_accepted_whole(tmp_path):
 
 
 def test_texts_are_kept_byte_exact(tmp_path):
-    titles = [
-        "NA",
-        "null",
-        " x ",
-        "a\u0301",
-        "\u00e1",
-        "\u202eevil",
-        "z\u200bw",
-        "<script>",
-        "a\nb\0c",
-        "🛒" * 1000,
-    ]
+    titles = ["NA", "null", " x ", "a\u0301", "\u00e1", "\u202eevil", "z\u200bw", "<script>", "a\nb\0c", "🛒" * 1000]
     _, rows, refused = read(write(tmp_path, item_id=[f"{i}" for i in range(10)], title=titles), tmp_path)
     assert [row["title"] for row in rows] == titles
     assert refused == []

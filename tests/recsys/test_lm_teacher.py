@@ -160,10 +160,7 @@ def test_another_backbone_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("knobs", "length", "message"),
-    [
-        ({"layers": 9}, LENGTH, "9 layers are asked for and it has 3"),
-        ({}, 100, "it reads 64 positions, not 100"),
-    ],
+    [({"layers": 9}, LENGTH, "9 layers are asked for and it has 3"), ({}, 100, "it reads 64 positions, not 100")],
 )
 def test_knobs_that_do_not_fit_are_refused(backbone, knobs, length, message):
     histories, cases = _shop(users=4)
@@ -174,9 +171,7 @@ def test_knobs_that_do_not_fit_are_refused(backbone, knobs, length, message):
 def test_a_model_without_the_projections_is_refused(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    GPT2LMHeadModel(
-        GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)
-    ).save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=32)).save_pretrained(tmp_path)
     histories, cases = _shop(users=4)
     with pytest.raises(LanguageModelError, match="it has no layers with q_proj"):
         fit_lm_teacher(histories, cases, ITEMS, None, _config(tmp_path), length=LENGTH)

@@ -50,9 +50,7 @@ def test_exact_is_the_naive_computation_and_so_are_its_gradients(made, chunk_byt
     states, table, targets, _ = made
     monkeypatch.setattr("recsys.losses._CHUNK_BYTES", {"cpu": chunk_bytes})  # two positions at once, and all
     for got, wanted in zip(
-        with_gradients(exact, states, table, targets),
-        with_gradients(naive, states, table, targets),
-        strict=True,
+        with_gradients(exact, states, table, targets), with_gradients(naive, states, table, targets), strict=True
     ):
         torch.testing.assert_close(got, wanted)
 
@@ -120,9 +118,7 @@ def test_half_precision_labels_never_sum_to_more_than_one():
 def test_sampling_every_item_is_the_exact_loss(made):
     states, table, targets, _ = made
     for got, wanted in zip(
-        with_gradients(sampled, states, table, targets, N),
-        with_gradients(exact, states, table, targets),
-        strict=True,
+        with_gradients(sampled, states, table, targets, N), with_gradients(exact, states, table, targets), strict=True
     ):
         torch.testing.assert_close(got, wanted)
 
@@ -151,11 +147,7 @@ def labels_of(targets: Targets) -> SoftLabels:
 def batch_of(targets: Targets, order: list[int]) -> Batch:
     nothing = torch.zeros(0)
     return Batch(
-        nothing,
-        nothing,
-        targets.clicks[order],
-        5 * targets.importance[order].float(),
-        torch.tensor(order) + 10,
+        nothing, nothing, targets.clicks[order], 5 * targets.importance[order].float(), torch.tensor(order) + 10
     )
 
 
@@ -168,9 +160,7 @@ def test_distillation_joins_labels_by_position_and_weighs_by_event(made):
 
 def test_fewer_items_leave_more_to_the_rest(made):
     states, table, targets, _ = made
-    got = Distillation(labels_of(targets), 0.7, 1)(
-        states.float(), table.float(), batch_of(targets, list(range(P)))
-    )
+    got = Distillation(labels_of(targets), 0.7, 1)(states.float(), table.float(), batch_of(targets, list(range(P))))
     soft = SoftTargets(targets.soft.items[:, :1], targets.soft.p[:, :1], 1 - targets.soft.p[:, 0], V)
     one = Targets(targets.clicks, targets.importance, soft, 0.7)
     assert got.item() == pytest.approx(naive(states, table, one).item(), rel=2e-3)

@@ -8,15 +8,7 @@ import matplotlib
 import pytest
 
 from recsys import pictures
-from recsys.story import (
-    CurvePoint,
-    Estimate,
-    GridPoint,
-    ModelRow,
-    SliceRow,
-    Story,
-    TrialRow,
-)
+from recsys.story import CurvePoint, Estimate, GridPoint, ModelRow, SliceRow, Story, TrialRow
 
 HOSTILE = "<script>$x^2$</script>\x00\u202e" + "y" * 10_000
 
@@ -64,9 +56,7 @@ ALL = [
 
 
 def texts(picture):
-    return [
-        "".join(e.itertext()) for e in ET.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")
-    ]
+    return ["".join(e.itertext()) for e in ET.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -110,14 +100,10 @@ def test_a_model_without_a_latency_is_left_out_of_that_picture_only():
 
 
 def test_numbers_that_are_not_finite_are_not_drawn():
-    broken = ModelRow(
-        "artifact", "artifact", {"ndcg_at_10": Estimate(float("nan"))}, bytes=10, p99_ms=float("nan")
-    )
+    broken = ModelRow("artifact", "artifact", {"ndcg_at_10": Estimate(float("nan"))}, bytes=10, p99_ms=float("nan"))
     assert pictures.quality_against_size(replace(STORY, models=(broken,))) is None
     zero = (model("artifact", "artifact", 0.0, 10),)
-    assert pictures.quality_against_size(replace(STORY, models=zero)).alt.endswith(
-        "artifact 0.0000 at 10\u00a0B."
-    )
+    assert pictures.quality_against_size(replace(STORY, models=zero)).alt.endswith("artifact 0.0000 at 10\u00a0B.")
 
 
 def test_the_best_and_the_undistilled_trial_are_named():
@@ -131,9 +117,7 @@ def test_the_best_and_the_undistilled_trial_are_named():
 
 
 def test_of_many_trials_the_best_are_drawn_and_the_undistilled_one():
-    many = tuple(
-        TrialRow(i, 32, 0.9 if i else 0.0, 20, "complete", 0.01 + i / 1000, 1.0, i == 99) for i in range(100)
-    )
+    many = tuple(TrialRow(i, 32, 0.9 if i else 0.0, 20, "complete", 0.01 + i / 1000, 1.0, i == 99) for i in range(100))
     shown = [text for text in texts(pictures.trials(replace(STORY, trials=many))) if "width" in text]
     assert len(shown) == pictures.MOST_TRIALS + 1
     assert "0: width 32, undistilled student" in shown

@@ -201,9 +201,7 @@ def test_it_beats_most_popular_where_there_is_something_to_learn(
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_it_does_not_beat_most_popular_on_noise(
-    name: str, noise: tuple[Histories, Mapping[str, Recommender]]
-):
+def test_it_does_not_beat_most_popular_on_noise(name: str, noise: tuple[Histories, Mapping[str, Recommender]]):
     histories, models = noise
     cases = cases_of(histories, EVENTS - 1)
     ours, theirs = ndcg_at_10(models[name], cases), ndcg_at_10(models["most_popular"], cases)

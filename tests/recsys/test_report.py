@@ -63,9 +63,7 @@ class Page(HTMLParser):
 
 def model(name, role, quality, size=None, p99=None):
     metrics = {
-        f"{m}_at_{k}": Estimate(quality, quality - 0.01, quality + 0.01)
-        for m in ("ndcg", "hr")
-        for k in (1, 10)
+        f"{m}_at_{k}": Estimate(quality, quality - 0.01, quality + 0.01) for m in ("ndcg", "hr") for k in (1, 10)
     }
     return ModelRow(name, role, metrics, 0.4, 0.8, size, 0.2, p99)
 
@@ -170,9 +168,7 @@ def test_the_page_is_self_contained_and_runs_nothing(pages, night):
     assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
     assert all(value.startswith("#") for name in ("href", "xlink:href", "src") for value in page.values(name))
     assert re.findall(r"url\((?!#)|@import", pages[night]) == []
-    policies = [
-        attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policies = [attrs["content"] for _, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
 
 
@@ -264,9 +260,7 @@ def hostile():
         sentence=HANDLER,
         advice=SCRIPT,
         registry=MARKS,
-        models=tuple(
-            replace(row, name=text) for row, text in zip(PROMOTE.models, (*bad, SCRIPT), strict=True)
-        ),
+        models=tuple(replace(row, name=text) for row, text in zip(PROMOTE.models, (*bad, SCRIPT), strict=True)),
         criteria=tuple(replace(PROMOTE.criteria[0], name=text, sentence=text) for text in bad),
         slices=tuple(replace(PROMOTE.slices[0], name=text, against=text, outcome="fail") for text in bad),
         grid=tuple(replace(PROMOTE.grid[0], reason=text) for text in bad),
@@ -302,14 +296,8 @@ def test_numbers_that_are_not_finite_are_dashes():
     nan = float("nan")
     broken = replace(
         PROMOTE,
-        models=(
-            ModelRow(
-                "artifact", "artifact", {"ndcg_at_10": Estimate(nan, nan, nan)}, nan, nan, None, nan, nan
-            ),
-        ),
-        criteria=(
-            CriterionRow("finite", "condition", nan, nan, None, None, "unproven", False, "", "number"),
-        ),
+        models=(ModelRow("artifact", "artifact", {"ndcg_at_10": Estimate(nan, nan, nan)}, nan, nan, None, nan, nan),),
+        criteria=(CriterionRow("finite", "condition", nan, nan, None, None, "unproven", False, "", "number"),),
         steps=(StepRow("judge", None, False), StepRow("teach", nan, False)),
         grid=(replace(PROMOTE.grid[0], change=Estimate(nan, nan, nan)),),
     )

@@ -163,9 +163,7 @@ def test_golden_requests_are_answered_as_they_were(exclude: Runtime, allow: Runt
 
 
 @pytest.mark.parametrize("repeats", ["exclude", "allow"])
-def test_another_model_fails_the_golden_requests(
-    folders: dict[str, Path], tmp_path: Path, repeats: str
-) -> None:
+def test_another_model_fails_the_golden_requests(folders: dict[str, Path], tmp_path: Path, repeats: str) -> None:
     raw = (folders[repeats] / "golden.json").read_bytes()
     runtime = Runtime.open(folders[repeats])
     other = ServingGraph(serving_graph(decoder(seed=1), runtime.card.bits))
@@ -264,9 +262,7 @@ def test_pyfunc_answers_a_frame(folders: dict[str, Path]) -> None:
         (pd.DataFrame({"history": [["item-1"]]}), {"k": 0}, "k is 0"),
     ],
 )
-def test_pyfunc_refuses_another_input(
-    folders: dict[str, Path], frame: object, params: object, message: str
-) -> None:
+def test_pyfunc_refuses_another_input(folders: dict[str, Path], frame: object, params: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         _load_pyfunc(str(folders["exclude"])).predict(frame, params)
 
@@ -313,7 +309,5 @@ def test_it_is_an_mlflow_model_that_holds_data_only(folders: dict[str, Path], tm
     assert found["answer"]["item_ids"] == [[item.item_id for item in answer] for answer in expected]
     assert found["answer"]["sources"] == [["model"] * 3, ["popular"] * 3]
     assert not [
-        name
-        for name in found["kept"]
-        if Path(name).suffix in (".py", ".pkl", ".pickle", ".pt", ".pth", ".bin")
+        name for name in found["kept"] if Path(name).suffix in (".py", ".pkl", ".pickle", ".pt", ".pth", ".bin")
     ]

@@ -50,14 +50,7 @@ def lessons_in(folder: Path, items: int = ITEMS) -> Lessons:
     """Lessons whose labels, by a small trained teacher that knows ITEMS items, are kept in `folder`."""
     histories, validation = shop()
     teacher = Student.untrained(DecoderShape.of(ITEMS, 16, 1, LENGTH), 0.1, seed=0)
-    fit(
-        teacher,
-        histories,
-        LENGTH,
-        Schedule(3, 1e-2, 0, 128),
-        HardLabels(),
-        ranking_validator(teacher, validation),
-    )
+    fit(teacher, histories, LENGTH, Schedule(3, 1e-2, 0, 128), HardLabels(), ranking_validator(teacher, validation))
     labelling = Labelling.of("teacher", ITEMS, [str(i) for i in range(ITEMS)], LabelsConfig(top_k=20))
     positions = Positions.of(histories, LENGTH)
     write_segment(teacher, labelling, positions, [], folder)
@@ -95,15 +88,7 @@ def states(place: SearchPlace) -> list[TrialState]:
 def told(found: Search) -> list[tuple]:
     """Everything of the trials that is no measured time."""
     return [
-        (
-            t.number,
-            t.width,
-            t.weight,
-            t.k,
-            t.state,
-            t.validation_ndcg,
-            [(e.loss, e.validation_ndcg) for e in t.epochs],
-        )
+        (t.number, t.width, t.weight, t.k, t.state, t.validation_ndcg, [(e.loss, e.validation_ndcg) for e in t.epochs])
         for t in found.trials
     ]
 
@@ -138,17 +123,13 @@ def test_the_best_is_the_best_complete_trial_and_its_student_has_that_score(undi
 def test_a_finished_search_is_read_back_and_nothing_is_trained(undisturbed, lessons, tmp_path):
     found, place = undisturbed
     heard, trained = [], []
-    again = search(
-        lessons, CONFIG, place, on_trial=heard.append, on_epoch=lambda number, epoch: trained.append(number)
-    )
+    again = search(lessons, CONFIG, place, on_trial=heard.append, on_epoch=lambda number, epoch: trained.append(number))
     assert again.trials == found.trials == tuple(heard)
     assert trained == []
     assert bytes_of(again.student, tmp_path / "a") == bytes_of(found.student, tmp_path / "b")
 
 
-def test_after_a_kill_exactly_the_missing_trials_are_run_and_the_student_is_the_same(
-    undisturbed, lessons, tmp_path
-):
+def test_after_a_kill_exactly_the_missing_trials_are_run_and_the_student_is_the_same(undisturbed, lessons, tmp_path):
     found, _ = undisturbed
     place = place_in(tmp_path)
     running = subprocess.Popen(
@@ -250,9 +231,7 @@ def test_weights_that_are_no_numbers_after_an_epoch_fail_the_trial(lessons, tmp_
         search(lessons, CONFIG, place_in(tmp_path))
 
 
-def test_a_warm_start_goes_on_from_the_grown_parent_with_fewer_and_smaller_steps(
-    lessons, tmp_path, monkeypatch
-):
+def test_a_warm_start_goes_on_from_the_grown_parent_with_fewer_and_smaller_steps(lessons, tmp_path, monkeypatch):
     parent = Student.untrained(DecoderShape.of(ITEMS, 8, 1, LENGTH), 0.0, seed=9)
     wider = Lessons(lessons.histories, ITEMS + 2, LENGTH, lessons.labels, lessons.validation)
     starts, schedules = [], []
@@ -289,9 +268,7 @@ def test_labels_with_few_items_leave_no_choice_of_k(lessons, tmp_path):
         labels.rows,
     )
     config = CONFIG.model_copy(update={"trials": 3, "epochs": 1})
-    found = search(
-        Lessons(lessons.histories, ITEMS, LENGTH, few, lessons.validation), config, place_in(tmp_path)
-    )
+    found = search(Lessons(lessons.histories, ITEMS, LENGTH, few, lessons.validation), config, place_in(tmp_path))
     assert [trial.k for trial in found.trials] == [0, 5, 5]
 
 

@@ -47,10 +47,7 @@ def test_slices_that_are_too_small_do_not_count_in_the_family():
     ours, peer = unlucky()
     few = np.arange(USERS) < MIN_USERS - 1
     tests = compare([Slice("few", "few", few), Slice("all", "all", EVERYBODY)], ours, peer, 0.1)
-    assert [(test.users, test.tested, test.worse) for test in tests] == [
-        (29, False, False),
-        (USERS, True, True),
-    ]
+    assert [(test.users, test.tested, test.worse) for test in tests] == [(29, False, False), (USERS, True, True)]
 
 
 def test_the_change_is_that_of_the_members():

@@ -84,9 +84,7 @@ def test_labels_are_the_best_items_of_the_full_distribution(tmp_path, users, tea
     for start, own, stop in zip(windows.start, windows.own, windows.stop, strict=True):
         seen = torch.from_numpy(positions.histories.items[start:stop].astype(np.int64))
         with torch.no_grad():
-            logits = (
-                teacher.states(seen[None], teacher.item_table())[0] @ teacher.item_table()[1:].T
-            ).numpy()
+            logits = (teacher.states(seen[None], teacher.item_table())[0] @ teacher.item_table()[1:].T).numpy()
         for row in logits[own - start :]:
             np.testing.assert_array_equal(items[at], np.argsort(-row, kind="stable")[:K] + 1)
             total = np.log(np.exp(row.astype(np.float64)).sum())
@@ -111,9 +109,7 @@ def test_a_second_night_writes_only_what_is_new_and_joins_to_the_same(tmp_path, 
     base, delta, whole = tmp_path / "base", tmp_path / "delta", tmp_path / "whole"
     write_segment(teacher, labelling, first, [], base)
     rng = np.random.default_rng(1)
-    second = Positions.of(
-        histories_of([[*items, int(rng.integers(1, ITEMS + 1))] for items in users]), LENGTH
-    )
+    second = Positions.of(histories_of([[*items, int(rng.integers(1, ITEMS + 1))] for items in users]), LENGTH)
     new = len(second.at) - len(first.at)
     added = write_segment(teacher, labelling, second, [base], delta)
     assert new == len(users)
@@ -139,10 +135,7 @@ def test_what_is_seen_twice_is_labelled_once(tmp_path, teacher, labelling):
     positions = Positions.of(histories_of([[1, 2, 3], [1, 2, 4], [1, 2, 3]]), LENGTH)
     segment = write_segment(teacher, labelling, positions, [], tmp_path)
     assert (len(positions.at), segment.written) == (6, 2)  # [1] and [1, 2], each seen by three users
-    assert SoftLabels.open([tmp_path], positions, labelling).rows[positions.at].tolist() in (
-        [0, 1] * 3,
-        [1, 0] * 3,
-    )
+    assert SoftLabels.open([tmp_path], positions, labelling).rows[positions.at].tolist() in ([0, 1] * 3, [1, 0] * 3)
 
 
 def test_missing_by_hand():
@@ -164,9 +157,7 @@ def test_row_groups_are_written_as_they_are_computed(tmp_path, users, teacher, l
     monkeypatch.setattr("recsys.soft_labels._BATCH_TOKENS", 64)
     positions = Positions.of(histories_of(users), LENGTH)
     heard: list[tuple[int, int]] = []
-    segment = write_segment(
-        teacher, labelling, positions, [], tmp_path, lambda *progress: heard.append(progress)
-    )
+    segment = write_segment(teacher, labelling, positions, [], tmp_path, lambda *progress: heard.append(progress))
     assert pq.ParquetFile(tmp_path / LABELS).num_row_groups > 5
     assert heard[0][0] < heard[-1][0] == segment.written
     assert {total for _, total in heard} == {segment.written}
@@ -188,9 +179,7 @@ def test_equal_logits_are_sorted_by_code_also_at_the_edge(tmp_path, labelling):
     assert read(tmp_path)["items"].to_pylist() == [[4, 20, 1, 2, 3]] * 3
 
 
-def test_a_teacher_of_an_earlier_catalog_reads_unknown_items_as_no_item_and_labels_only_its_own(
-    tmp_path, teacher
-):
+def test_a_teacher_of_an_earlier_catalog_reads_unknown_items_as_no_item_and_labels_only_its_own(tmp_path, teacher):
     knows = 10
     small = Decoder(DecoderShape.of(knows, 8, 1, LENGTH), 0.0)
     labelling = Labelling.of("teacher-1", knows, IDS, LabelsConfig(top_k=K))

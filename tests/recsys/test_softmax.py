@@ -36,9 +36,7 @@ def test_full_has_the_loss_and_gradients_of_the_unchunked(monkeypatch, positions
     states, table, labels, weights = _problem(positions, items=11)
     expected = torch.autograd.grad(3 * _plain(states, table, labels, weights), (states, table))
     found = torch.autograd.grad(3 * softmax.full(states, table, labels, weights), (states, table))
-    torch.testing.assert_close(
-        softmax.full(states, table, labels, weights), _plain(states, table, labels, weights)
-    )
+    torch.testing.assert_close(softmax.full(states, table, labels, weights), _plain(states, table, labels, weights))
     torch.testing.assert_close(found, expected)
 
 

@@ -36,9 +36,7 @@ def test_a_requested_window_above_a_quarter_is_kept():
 
 
 def test_nobody():
-    assert window_before(END, np.array([], np.int64), np.array([], np.int64), 7, 1) == Window(
-        93 * DAY, END, 0
-    )
+    assert window_before(END, np.array([], np.int64), np.array([], np.int64), 7, 1) == Window(93 * DAY, END, 0)
 
 
 def test_ends_by_time():

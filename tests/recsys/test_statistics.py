@@ -35,9 +35,7 @@ def test_the_comparison_is_paired():
 
 def test_the_bounds_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(0)
-    below = sum(
-        paired_difference(rng.normal(0.3, 1, 60), np.zeros(60), resamples=400).low <= 0.3 for _ in range(300)
-    )
+    below = sum(paired_difference(rng.normal(0.3, 1, 60), np.zeros(60), resamples=400).low <= 0.3 for _ in range(300))
     assert 0.90 <= below / 300 <= 0.99
 
 

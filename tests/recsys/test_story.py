@@ -86,9 +86,7 @@ def test_sums_over_files():
     flow = STORY.data
     assert (flow.rows, flow.accepted, flow.quarantined) == (15, 12, 3)
     assert list(flow.by_rule().items()) == [("no user", 2), ("no item", 1)]
-    kept_and_left = (
-        flow.kept + flow.duplicates + flow.left_out + flow.repeats + flow.after_as_of + flow.capped
-    )
+    kept_and_left = flow.kept + flow.duplicates + flow.left_out + flow.repeats + flow.after_as_of + flow.capped
     assert flow.accepted == kept_and_left
 
 
@@ -115,10 +113,7 @@ def damaged(change):
         (lambda v: v.update(as_of="now"), r"expected int, found 'now' \(story.as_of\)"),
         (lambda v: v.update(as_of=True), r"expected int, found True"),
         (lambda v: v.update(steps={}), r"expected a list, found \{\} \(story.steps\)"),
-        (
-            lambda v: v["trials"][1].update(width=None),
-            r"expected int, found None \(story.trials\[1\].width\)",
-        ),
+        (lambda v: v["trials"][1].update(width=None), r"expected int, found None \(story.trials\[1\].width\)"),
         (lambda v: v["models"][0].update(metrics=[]), r"expected an object, found \[\] \(story.models\[0\]"),
         (lambda v: v["steps"][0].update(reused=1), r"expected bool, found 1 \(story.steps\[0\].reused\)"),
     ],

@@ -48,13 +48,7 @@ def test_a_written_shop_becomes_a_dataset(tmp_path):
     validation = validate_file(events, tmp_path / "events", source, EventsConfig())
     assert (validation.accepted, validation.users) == (1200, 100)
     plan = BuildPlan(EventsConfig(), DataConfig(min_users=20), None, 2, 256, tmp_path / "temp", 1)
-    build(
-        [tmp_path / "events" / "accepted.parquet"],
-        tmp_path / "items" / "items.parquet",
-        None,
-        tmp_path / "d",
-        plan,
-    )
+    build([tmp_path / "events" / "accepted.parquet"], tmp_path / "items" / "items.parquet", None, tmp_path / "d", plan)
     dataset = Dataset.load(tmp_path / "d")
     assert dataset.catalog.items == 40
     assert len(dataset.test_cases()) >= 20

@@ -76,8 +76,7 @@ def test_the_folded_decoder_scores_alike():
     teacher = _teacher(_group_vectors())
     histories = [np.array([3, 9, 1], np.int32), np.array([24], np.int32)]
     assert np.array_equal(
-        Scorer(teacher, 6, "teacher").scores(histories),
-        Scorer(teacher.folded(), 6, "folded").scores(histories),
+        Scorer(teacher, 6, "teacher").scores(histories), Scorer(teacher.folded(), 6, "folded").scores(histories)
     )
 
 
@@ -89,9 +88,7 @@ def test_saved_and_loaded_it_scores_the_same_to_the_bit(tmp_path, vectors):
     histories = [np.array([3, 9, 1], np.int32), np.array([24], np.int32)]
     assert isinstance(loaded, Teacher)
     assert (loaded.items, loaded.length) == (ITEMS, 6)
-    assert np.array_equal(
-        Scorer(teacher, 6, "saved").scores(histories), Scorer(loaded, 6, "loaded").scores(histories)
-    )
+    assert np.array_equal(Scorer(teacher, 6, "saved").scores(histories), Scorer(loaded, 6, "loaded").scores(histories))
 
 
 def test_it_is_kept_as_data_alone(tmp_path):

@@ -159,9 +159,7 @@ def test_the_loss_falls_on_what_can_be_learnt():
     model = _decoder(12)
     validate = ranking_validator(model, _cases(histories))
     epochs = fit(model, histories, 8, Schedule(12, 2e-2, 0, batch_tokens=128), HardLabels(), validate)
-    assert (
-        epochs[0].loss > 2.0 > 1.3 > epochs[-1].loss
-    )  # uniform is log 12 = 2.48, the rule's entropy about 0.56
+    assert epochs[0].loss > 2.0 > 1.3 > epochs[-1].loss  # uniform is log 12 = 2.48, the rule's entropy about 0.56
     assert epochs[-1].validation_ndcg > 0.8
 
 
@@ -196,9 +194,7 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "objective", [HardLabels(), HardLabels(full_up_to=1, negatives=4)], ids=["full", "sampled"]
-)
+@pytest.mark.parametrize("objective", [HardLabels(), HardLabels(full_up_to=1, negatives=4)], ids=["full", "sampled"])
 def test_a_run_killed_after_epoch_two_goes_on_to_the_same_bits(tmp_path, objective):
     rows = _markov(50, 10, 9)
     histories = _histories(rows, times=[[i // 3 for i in range(9)]] * len(rows))
@@ -209,9 +205,7 @@ def test_a_run_killed_after_epoch_two_goes_on_to_the_same_bits(tmp_path, objecti
         model = _decoder(10)
         cases = _cases(histories)
         validate = ranking_validator(model, cases)
-        return model, fit(
-            model, histories, 8, schedule, objective, validate, on_epoch=on_epoch, checkpoint=checkpoint
-        )
+        return model, fit(model, histories, 8, schedule, objective, validate, on_epoch=on_epoch, checkpoint=checkpoint)
 
     def kill(epoch):
         torch.rand(99)  # a callback may draw: it must not matter
@@ -268,16 +262,7 @@ def _checkpointed(tmp_path, learning_rate=1e-2):
             return 0.5
 
         model = _decoder(6)
-        fit(
-            model,
-            histories,
-            8,
-            Schedule(2, rate, 0),
-            HardLabels(),
-            validate,
-            on_epoch=on_epoch,
-            checkpoint=path,
-        )
+        fit(model, histories, 8, Schedule(2, rate, 0), HardLabels(), validate, on_epoch=on_epoch, checkpoint=path)
         return len(numbers)
 
     with pytest.raises(_KilledError):

@@ -11,20 +11,11 @@ STORED = Stored("build", "ab" * 32, "cd" * 32, rows=7, reused=True, seconds=1.5)
 
 def test_a_ref_names_what_was_stored():
     ref = DatasetRef.of(STORED, users=3, items=4, as_of=5)
-    assert (ref.step, ref.key, ref.digest, ref.users, ref.items, ref.as_of) == (
-        "build",
-        "ab" * 32,
-        "cd" * 32,
-        3,
-        4,
-        5,
-    )
+    assert (ref.step, ref.key, ref.digest, ref.users, ref.items, ref.as_of) == ("build", "ab" * 32, "cd" * 32, 3, 4, 5)
 
 
 def test_a_ref_survives_json():
-    ref = LabelsRef.of(
-        STORED, segments=(Ref.of(STORED),), positions=12, teacher=TeacherRef.of(STORED, items=1)
-    )
+    ref = LabelsRef.of(STORED, segments=(Ref.of(STORED),), positions=12, teacher=TeacherRef.of(STORED, items=1))
     assert LabelsRef.model_validate_json(ref.model_dump_json()) == ref
 
 

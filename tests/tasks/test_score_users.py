@@ -84,9 +84,7 @@ def settings(tmp_path_factory):
                 lambda out, repeats=repeats: write_artifact(out, dataset.digest, repeats),
             )
             folder = store.open("artifact", made.digest)
-            registry.register(
-                STUDENT, folder, "recsys.runtime", run_id=run_id, intent=repeats, tags={}, description=""
-            )
+            registry.register(STUDENT, folder, "recsys.runtime", run_id=run_id, intent=repeats, tags={}, description="")
         tracking.finish(run_id, "FINISHED")
         Ledger(settings, registry).append(Entry("promote", 1, 0, "", "somebody", "it is good"))
         registry.set_alias(STUDENT, "challenger", 2)
@@ -176,8 +174,7 @@ def test_the_column_of_a_file_of_users_may_have_another_name(settings, request_o
 
 
 @pytest.mark.parametrize(
-    ("text", "where"),
-    [("user_id,x\na,1\n,2\n", "row 3: missing"), ("user_id,x\na,1\nb,2\n   ,3\n", "row 4: blank")],
+    ("text", "where"), [("user_id,x\na,1\n,2\n", "row 3: missing"), ("user_id,x\na,1\nb,2\n   ,3\n", "row 4: blank")]
 )
 def test_a_row_that_names_no_user_is_refused(settings, request_of, tmp_path, text, where):
     (tmp_path / "users.csv").write_text(text)
@@ -193,12 +190,7 @@ def test_a_null_user_is_refused_by_its_row(settings, request_of, tmp_path):
 
 
 def test_histories_may_come_from_other_events(settings, request_of, tmp_path):
-    events = [
-        ("user-1", "item-9", 40),
-        ("guest", "item-9", 41),
-        ("guest", "item-9", 42),
-        ("lost", "item-new", 42),
-    ]
+    events = [("user-1", "item-9", 40), ("guest", "item-9", 41), ("guest", "item-9", 42), ("lost", "item-new", 42)]
     path = write_events(tmp_path / "today.parquet", events)
     scored, _, served = score(settings, request_of(events=path))
     expected = [item.item_id for item in runtime_of(settings, 1).recommend([["item-9"]], 5)[0]]
@@ -248,9 +240,7 @@ def test_an_alias_that_is_not_set_is_said_with_what_there_is(settings, request_o
     registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
     registry.set_alias(STUDENT, "challenger", None)
     try:
-        with pytest.raises(
-            RegistryError, match=r"there is no challenger of recsys-student .* there are: 1, 2\."
-        ):
+        with pytest.raises(RegistryError, match=r"there is no challenger of recsys-student .* there are: 1, 2\."):
             score_users(settings, request_of(model="challenger"), lambda done: None)
     finally:
         registry.set_alias(STUDENT, "challenger", 2)

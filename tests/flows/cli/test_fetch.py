@@ -142,9 +142,7 @@ def test_what_is_there_is_never_overwritten(site, tmp_path, kind):
 def test_another_checksum_is_refused_before_the_zip_is_opened(site, tmp_path):
     folder, address = site
     (folder / "ml-100k.zip").write_bytes(b"PK but not the published zip")
-    with pytest.raises(
-        DataError, match=r"its md5 is [0-9a-f]{32}, published is 0e33842e24a9c977be4e0107933c0723"
-    ):
+    with pytest.raises(DataError, match=r"its md5 is [0-9a-f]{32}, published is 0e33842e24a9c977be4e0107933c0723"):
         fetch.fetch(fetch.DATA_SETS["movielens-100k"], address, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["site"]
 

@@ -39,9 +39,7 @@ def home(tmp_path_factory):
         tracking = Tracking(settings)
         registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
         ledger = Ledger(settings, registry)
-        files = Store(settings.store).make(
-            Recipe("artifact", 1, {}, ()), lambda out: (out / "a").write_text("a")
-        )
+        files = Store(settings.store).make(Recipe("artifact", 1, {}, ()), lambda out: (out / "a").write_text("a"))
         folder = Store(settings.store).open("artifact", files.digest)
         for number, decision in enumerate(("PROMOTE", "PROMOTE", "HOLD"), start=1):
             run_id = tracking.start_night(f"nightly night-{number}", {"recsys.decision": decision}, {})
@@ -95,9 +93,7 @@ def test_status_tells_of_an_alias_moved_by_hand_and_leaves_it(home):
     try:
         said = " ".join(run("status", "--home", home.home).stdout.split())
         assert "Champion: recsys-student version 2" in said
-        assert (
-            "The alias champion was moved by hand to 3: the next command adopts it or puts it back." in said
-        )
+        assert "The alias champion was moved by hand to 3: the next command adopts it or puts it back." in said
         assert registry.aliases(STUDENT)["champion"] == 3
     finally:
         registry.set_alias(STUDENT, "champion", 2)

@@ -11,10 +11,7 @@ from recsys.story import CriterionRow, Estimate, ModelRow, StepRow, Story
 
 
 def model(name, role, quality, size=None, p99=None):
-    metrics = {
-        "ndcg_at_10": Estimate(quality, quality - 0.01, quality + 0.01),
-        "hr_at_10": Estimate(2 * quality),
-    }
+    metrics = {"ndcg_at_10": Estimate(quality, quality - 0.01, quality + 0.01), "hr_at_10": Estimate(2 * quality)}
     return ModelRow(name, role, metrics, 0.41, 0.8, size, 0.2, p99)
 
 
@@ -31,12 +28,8 @@ HOLD = Story(
         model("item-to-item neighbours", "baseline", 0.07),
     ),
     criteria=(
-        CriterionRow(
-            "teacher kept", "proof", 0.95, 0.9, 0.88, 0.98, "unproven", False, "keeps 95 %", "share"
-        ),
-        CriterionRow(
-            "the champion", "guard", 0.01, -0.02, -0.03, 0.05, "pass", False, "a bit better", "change"
-        ),
+        CriterionRow("teacher kept", "proof", 0.95, 0.9, 0.88, 0.98, "unproven", False, "keeps 95 %", "share"),
+        CriterionRow("the champion", "guard", 0.01, -0.02, -0.03, 0.05, "pass", False, "a bit better", "change"),
         CriterionRow("p99 of one request", "guard", 0.5, 20, None, None, "pass", True, "", "ms", "lower"),
     ),
     steps=(StepRow("teach", 0.0, True), StepRow("distil", 229.0, False)),
@@ -72,18 +65,13 @@ def test_the_verdict_comes_first_and_nothing_is_cut(width):
 def test_models_have_bounds_size_and_latency():
     text = shown(HOLD, 120)
     assert cells(text, "artifact") == "artifact 0.0960 0.0860 to 0.1060 0.1920 41 % 400 kB 0.500 ms"
-    assert (
-        cells(text, "item-to-item neighbours")
-        == "item-to-item neighbours 0.0700 0.0600 to 0.0800 0.1400 41 % – –"
-    )
+    assert cells(text, "item-to-item neighbours") == "item-to-item neighbours 0.0700 0.0600 to 0.0800 0.1400 41 % – –"
 
 
 def test_the_gate_shows_criterion_kind_threshold_value_bounds_and_outcome():
     text = shown(HOLD, 120)
     assert cells(text, "teacher kept") == "teacher kept proof ≥ 90.0 % 95.0 % 88.0 to 98.0 % ? unproven"
-    assert (
-        cells(text, "the champion") == "the champion guard ≥ −2.0 % +1.0 % −3.0 to +5.0 % ✓ pass, not proven"
-    )
+    assert cells(text, "the champion") == "the champion guard ≥ −2.0 % +1.0 % −3.0 to +5.0 % ✓ pass, not proven"
     assert cells(text, "p99 of one request") == "p99 of one request guard ≤ 20.0 ms 0.500 ms – ✓ pass"
 
 

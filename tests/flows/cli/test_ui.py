@@ -67,13 +67,9 @@ def answers(url: str) -> bool:
 
 
 def ui(home: Path, *options: str) -> subprocess.Popen:
-    environment = {
-        n: v for n, v in os.environ.items() if not n.startswith(("MLFLOW_", "PREFECT_", "RECSYS_"))
-    }
+    environment = {n: v for n, v in os.environ.items() if not n.startswith(("MLFLOW_", "PREFECT_", "RECSYS_"))}
     command = [sys.executable, "-m", "flows.cli.app", "ui", "--home", str(home), *options]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +90,7 @@ def publish(home: Path, folder: Path) -> Runtime:
     """Version 1, registered through the running server, is the champion."""
     ids = [f"item-{code}" for code in range(12)]
     student = Student.untrained(DecoderShape.of(12, 16, 1, 4), 0.0, seed=0).eval()
-    publication = Publication(
-        Catalog(ids, [None] * 12, [None] * 12, [None] * 12), np.arange(12), "exclude", {}
-    )
+    publication = Publication(Catalog(ids, [None] * 12, [None] * 12, [None] * 12), np.arange(12), "exclude", {})
     export(student, publication, 8, folder)
     tracking = Tracking(Settings.from_environment(home))
     registry = Registry(tracking.settings, tracking.client, lambda: tracking.experiment_id)
@@ -146,11 +140,7 @@ def assert_champion_is_served(home: Path, mlflow_url: str, folder: Path) -> None
     """By the very line that `recsys ui` prints, with another port and nothing set that it does not set."""
     runtime, port = publish(home, folder / "artifact"), free_port()
     line = serving_line(mlflow_url, "/usr/bin").rsplit(" ", 1)[0] + f" {port}"
-    environment = {
-        "HOME": str(folder),
-        "PATH": "/usr/bin:/bin",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    }
+    environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[3]), "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = (folder / "serve.log").open("w")
     server = subprocess.Popen(

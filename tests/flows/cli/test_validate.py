@@ -13,9 +13,7 @@ from recsys.synthetic import shop
 HEADER = "user_id,item_id,timestamp\n"
 DAYS = (1, 2, 18, 29)  # two to train on, then one each to validate and to test on
 GOOD = "".join(
-    f"user-{user},item-{(user + step) % 7},2024-01-{day:02}\n"
-    for user in range(6)
-    for step, day in enumerate(DAYS)
+    f"user-{user},item-{(user + step) % 7},2024-01-{day:02}\n" for user in range(6) for step, day in enumerate(DAYS)
 )
 BAD = "user-1,,2024-01-05\n,item-1,2024-01-05\nuser-1,item-1,2024-13-05\nuser-2,item-2,2024-02-30\n"
 
@@ -52,10 +50,7 @@ def test_quarantined_rows_are_shown_by_rule_with_their_place(tmp_path):
     assert "events.csv 28 24 4 6 7 2024-01-01 2024-01-29" in words(result).replace("─", "")
     assert "item_id missing events.csv, row 26: '' 1" in words(result)
     assert "user_id missing events.csv, row 27: (withheld) 1" in words(result)
-    assert (
-        "timestamp unreadable events.csv, row 28: '2024-13-05' 2 events.csv, row 29: '2024-02-30'"
-        in words(result)
-    )
+    assert "timestamp unreadable events.csv, row 28: '2024-13-05' 2 events.csv, row 29: '2024-02-30'" in words(result)
     assert "Large enough to judge: 6 users to test on" in words(result)
 
 
@@ -85,11 +80,7 @@ def test_a_file_may_name_its_columns_otherwise(tmp_path):
     (tmp_path / "events.csv").write_text("CustomerID,item_id,timestamp\n" + GOOD)
     (tmp_path / "items.csv").write_text("item_id,name\n" + "".join(f"item-{n},Item {n}\n" for n in range(6)))
     result = validate(
-        tmp_path / "events.csv",
-        "--items",
-        tmp_path / "items.csv",
-        "--columns",
-        "user_id=CustomerID,title=name",
+        tmp_path / "events.csv", "--items", tmp_path / "items.csv", "--columns", "user_id=CustomerID,title=name"
     )
     assert result.exit_code == 0, result.output
     assert "items.csv 6 6 0 0" in words(result)
@@ -109,9 +100,7 @@ def test_a_knob_that_is_none_is_refused(tmp_path):
 
 def test_a_synthetic_shop_passes(tmp_path: Path):
     shop(users=60, items=30, events_a_user=12, randomness=0.2, seed=0, days=60).write(tmp_path)
-    result = validate(
-        tmp_path / "events.parquet", "--items", tmp_path / "items.parquet", "--set", "gate.min_users=20"
-    )
+    result = validate(tmp_path / "events.parquet", "--items", tmp_path / "items.parquet", "--set", "gate.min_users=20")
     assert result.exit_code == 0, result.output
     assert "Large enough to judge" in words(result)
     assert "Quarantined" not in result.stdout.split("Days")[1]

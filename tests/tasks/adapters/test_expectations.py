@@ -53,9 +53,7 @@ def test_no_rows_do_not_pass(tmp_path):
     assert {("", "at least 1 rows"), ("", "a part has rows")} <= broken(tmp_path / "accepted.parquet")
     found = check(tmp_path / "accepted.parquet", oldest=None, newest=None)
     assert not found.passed
-    with pytest.raises(
-        DataError, match=r"break 2 of \d+ expectations: table: at least 1 rows, 0 rows.*\(events.csv\)"
-    ):
+    with pytest.raises(DataError, match=r"break 2 of \d+ expectations: table: at least 1 rows, 0 rows.*\(events.csv\)"):
         found.require(Path("events.csv"))
 
 

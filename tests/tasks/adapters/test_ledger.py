@@ -26,18 +26,7 @@ def texts(*entries: tuple[str, int, int]) -> list[tuple[int, str]]:
     for number, (op, to, expected) in enumerate(entries, start=1):
         chain = fold(made)
         record = Record(
-            number,
-            f"intent {number}",
-            op,
-            to,
-            chain.champion,
-            expected,
-            "",
-            "",
-            "a",
-            "",
-            seal_of(chain, expected),
-            "",
+            number, f"intent {number}", op, to, chain.champion, expected, "", "", "a", "", seal_of(chain, expected), ""
         )
         made.append((number, record.text()))
     return made
@@ -284,8 +273,7 @@ def test_of_racing_promotions_none_replaces_a_champion_it_never_saw(ledger):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", RACER, str(ledger.settings.home), ledger.model]
     racers = [
-        subprocess.Popen([*command, f"racer {n}"], env=environment, text=True, stdout=subprocess.PIPE)
-        for n in range(4)
+        subprocess.Popen([*command, f"racer {n}"], env=environment, text=True, stdout=subprocess.PIPE) for n in range(4)
     ]
     told = [turn for racer in racers for turn in json.loads(racer.communicate()[0])]
     chain = ledger.chain()

@@ -30,9 +30,7 @@ def artifact(tmp_path_factory):
     nothing = [None] * 12
     torch.manual_seed(0)
     decoder = Decoder(DecoderShape.of(12, 16, 1, 4), 0.0).eval()
-    export(
-        decoder, Publication(Catalog(ids, nothing, nothing, nothing), np.arange(12), "exclude", {}), 8, folder
-    )
+    export(decoder, Publication(Catalog(ids, nothing, nothing, nothing), np.arange(12), "exclude", {}), 8, folder)
     return folder
 
 

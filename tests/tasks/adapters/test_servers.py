@@ -77,9 +77,7 @@ def test_the_usual_port_gives_way_to_the_next_free_one(taken):
 def test_who_answers_is_running_and_is_not_started_again(settings, healthy_url):
     write(settings, mlflow={"url": healthy_url, "pid": os.getpid()})
     assert running(settings) == {"mlflow": Address(healthy_url, os.getpid())}
-    with pytest.raises(
-        HomeError, match=rf"running already: mlflow at {healthy_url} .*kill -INT -- -{os.getpid()}\."
-    ):
+    with pytest.raises(HomeError, match=rf"running already: mlflow at {healthy_url} .*kill -INT -- -{os.getpid()}\."):
         start(settings)
     assert settings.servers_file.exists(), "the file is theirs"
 
@@ -99,9 +97,7 @@ def test_two_that_start_at_once_do_not_both_start(settings):
 def test_a_server_that_ends_at_once_is_told_by_its_last_words(settings, monkeypatch):
     monkeypatch.setattr(servers, "_prefect", lambda port: ["json.tool", "--no-such-option"])
     monkeypatch.setattr(servers, "_mlflow", lambda settings, port: ["http.server", str(port)])
-    with pytest.raises(
-        RecsysError, match=r"the prefect server ended with 2: .*unrecognized arguments"
-    ) as told:
+    with pytest.raises(RecsysError, match=r"the prefect server ended with 2: .*unrecognized arguments") as told:
         start(settings)
     assert str(settings.servers_file.parent / "prefect.log") in str(told.value)
     assert not settings.servers_file.exists()

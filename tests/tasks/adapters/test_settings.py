@@ -47,9 +47,7 @@ def test_fields_are_read_from_their_variables(monkeypatch, tmp_path):
     assert found.store == tmp_path / "elsewhere"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("THREADS", "0"), ("WORKERS", "two"), ("SHARDS", "3"), ("THREADS", "-1")]
-)
+@pytest.mark.parametrize(("name", "value"), [("THREADS", "0"), ("WORKERS", "two"), ("SHARDS", "3"), ("THREADS", "-1")])
 def test_an_impossible_number_is_told_with_its_variable(monkeypatch, tmp_path, name, value):
     monkeypatch.setenv(f"RECSYS_{name}", value)
     with pytest.raises(ConfigError, match=f"RECSYS_{name}"):
@@ -89,10 +87,7 @@ def test_everything_prefect_and_mlflow_write_is_below_the_home(tmp_path):
     for name in ("PREFECT_HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "HF_HOME"):
         assert os.environ[name].startswith(str(tmp_path)), name
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
-    assert (
-        os.environ["PREFECT_API_DATABASE_CONNECTION_URL"]
-        == f"sqlite+aiosqlite:///{tmp_path}/prefect/prefect.db"
-    )
+    assert os.environ["PREFECT_API_DATABASE_CONNECTION_URL"] == f"sqlite+aiosqlite:///{tmp_path}/prefect/prefect.db"
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
     assert os.environ["PATH"].split(":")[0] == str(Path(sys.executable).parent)
     assert tempfile.gettempdir() == str(settings.temp)

@@ -51,9 +51,7 @@ class Interrupter:
 
     def _counted(self, name, original):
         def operation(*args, **kwargs):
-            target = (
-                os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else " ".join(map(str, args[:2]))
-            )
+            target = os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else " ".join(map(str, args[:2]))
             self.seen.append((name, target))
             if len(self.seen) == self.at:
                 self.action()
@@ -145,10 +143,7 @@ def test_a_full_disk_at_any_operation_is_told_and_mended(tmp_path):
 
     for at in range(1, points + 1):
         store = Store(tmp_path / str(at))
-        with (
-            Interrupter(at, full),
-            pytest.raises(HomeError, match=r"No space left on device.* bytes are free"),
-        ):
+        with Interrupter(at, full), pytest.raises(HomeError, match=r"No space left on device.* bytes are free"):
             work(store)
         assert Store(store.root).make(RECIPE, build).digest == digest, at
 
@@ -168,9 +163,7 @@ def test_a_made_object_is_found_opened_and_traced(tmp_path):
     parent = store.make(Recipe("build", 1, {}, ("raw",)), lambda f: (f / "a.json").write_text("1") and None)
     child = store.make(Recipe("label", 1, {"k": 1}, (parent.digest,)), build)
     assert not child.reused
-    again = Store(tmp_path).make(
-        Recipe("label", 1, {"k": 1}, (parent.digest,)), lambda _: pytest.fail("built twice")
-    )
+    again = Store(tmp_path).make(Recipe("label", 1, {"k": 1}, (parent.digest,)), lambda _: pytest.fail("built twice"))
     assert again.reused
     assert again.digest == child.digest
     view = store.open("label", child.digest)
@@ -202,13 +195,7 @@ def test_digest_covers_names_and_contents_but_nothing_measured(tmp_path):
     made = [
         store.make(Recipe("s", version, {}, ()), writes(files)).digest
         for version, files in enumerate(
-            [
-                {"a": "1"},
-                {"a": "1", MEASURED: '{"s": 1}'},
-                {"a": "1", MEASURED: '{"s": 2}'},
-                {"b": "1"},
-                {"a": "2"},
-            ]
+            [{"a": "1"}, {"a": "1", MEASURED: '{"s": 1}'}, {"a": "1", MEASURED: '{"s": 2}'}, {"b": "1"}, {"a": "2"}]
         )
     ]
     assert made[0] == made[1] == made[2]
@@ -251,9 +238,7 @@ def test_a_damaged_blob_is_refused_set_aside_and_made_again(tmp_path):
     damage(view / "labels.bin")
     with pytest.raises(StoreError) as refused:
         Store(tmp_path).open("label", made.digest)
-    sha256 = next(
-        f.sha256 for f in Store(tmp_path).manifest("label", made.digest).files if f.name == "labels.bin"
-    )
+    sha256 = next(f.sha256 for f in Store(tmp_path).manifest("label", made.digest).files if f.name == "labels.bin")
     assert f"label/labels.bin is damaged, expected sha256 {sha256}, found " in str(refused.value)
     assert len(list((tmp_path / "bad").iterdir())) == 1
     with pytest.raises(StoreError, match=r"label/labels\.bin is missing"):

@@ -69,10 +69,7 @@ def test_a_night_has_children_metrics_params_and_its_artifacts_below_the_home(tr
     assert found.data.tags["flow"] == "x"
     below = tracking.client.get_run(child)
     assert below.data.tags["mlflow.parentRunId"] == night
-    assert [(m.step, m.value) for m in tracking.client.get_metric_history(child, "loss")] == [
-        (1, 2.0),
-        (2, 1.5),
-    ]
+    assert [(m.step, m.value) for m in tracking.client.get_metric_history(child, "loss")] == [(1, 2.0), (2, 1.5)]
     assert [p.name for p in settings.mlflow.rglob("verdict.json")] == ["verdict.json"]
 
 
@@ -116,10 +113,7 @@ def test_a_dataset_is_known_by_our_digest(tracking):
     tracking.log_dataset(night, "events", digest, source='/data/a "b".csv', rows=12)
     (found,) = tracking.client.get_run(night).inputs.dataset_inputs
     assert found.dataset.digest == digest[:32]
-    assert {t.key: t.value for t in found.tags} == {
-        "mlflow.data.context": "training",
-        "recsys.sha256": digest,
-    }
+    assert {t.key: t.value for t in found.tags} == {"mlflow.data.context": "training", "recsys.sha256": digest}
     assert found.dataset.source == '{"uri": "/data/a \\"b\\".csv"}'
     tracking.finish(night, "FINISHED")
 

@@ -52,11 +52,11 @@ def test_the_key_is_random_secret_and_made_once(tmp_path):
     assert len(key) == KEY_BYTES
     assert key != (tmp_path / "two" / "key").read_bytes()
     assert first.door.token("a") == Vault(tmp_path / "one").door.token("a") != other.door.token("a")
-    assert (
-        mode(tmp_path / "one"),
-        mode(tmp_path / "one" / "key"),
-        mode(tmp_path / "one" / "users.sqlite"),
-    ) == (0o700, 0o600, 0o600)
+    assert (mode(tmp_path / "one"), mode(tmp_path / "one" / "key"), mode(tmp_path / "one" / "users.sqlite")) == (
+        0o700,
+        0o600,
+        0o600,
+    )
     assert not list((tmp_path / "one").glob("key.*"))
 
 

@@ -1,0 +1,105 @@
+"""Quality of whole nights on real shops: one row a shop and preset, appended to a results file, resumable row by row.
+
+    python benchmarks/quality.py --data DIR [--out docs/results.jsonl] [--home DIR] [SHOP/PRESET ...]
+
+DIR holds a folder a shop with events.parquet and items.parquet. Each row is one `recsys nightly`; a row that is in
+the file already is not run again. Test users are scored once, by the night itself.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RECSYS = Path(sys.executable).with_name("recsys")
+METRICS = ("ndcg_at_10", "hr_at_10")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One night: which shop, which preset, what else is said on the command line, and about how long it takes."""
+
+    shop: str
+    preset: str
+    options: tuple[str, ...]
+    minutes: float  # on two cores
+
+    @property
+    def name(self) -> str:
+        """As it is asked for on the command line."""
+        return f"{self.shop}/{self.preset}"
+
+
+LEAVE_ONE_OUT = ("--split", "leave_one_out")
+ROWS = (
+    Row("online-retail", "quick", (), 3),
+    Row("ml-100k", "quick", (), 3),
+    Row("amazon-beauty-5core", "quick", LEAVE_ONE_OUT, 6),
+    Row("ml-100k", "standard", (), 10),
+    Row("amazon-beauty-5core", "standard", LEAVE_ONE_OUT, 30),
+    Row("online-retail", "standard", (), 25),
+)
+
+
+def main() -> None:
+    """Runs what is asked for and not yet there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", default=[row.name for row in ROWS])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("docs/results.jsonl"))
+    parser.add_argument("--home", type=Path, default=Path("build/quality"))
+    arguments = parser.parse_args()
+    there = {json.loads(line)["name"] for line in arguments.out.open()} if arguments.out.exists() else set()
+    rows = [row for row in ROWS if row.name in arguments.rows and row.name not in there]
+    print(f"{len(rows)} rows, about {sum(row.minutes for row in rows):.0f} minutes on two cores", flush=True)
+    for row in rows:
+        result = night(row, arguments.data / row.shop, arguments.home / row.name)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(result, sort_keys=True) + "\n")
+        print(json.dumps(result, indent=1), flush=True)
+
+
+def night(row: Row, data: Path, home: Path) -> dict[str, object]:
+    """One night in a home of its own, and what its story says."""
+    words = ["nightly", "--home", str(home), "--preset", row.preset, *row.options]
+    words += ["--events", str(data / "events.parquet"), "--items", str(data / "items.parquet")]
+    began = time.monotonic()
+    subprocess.run([str(RECSYS), *words], check=True)
+    seconds = time.monotonic() - began
+    head = json.loads((home / "store" / "heads" / "last-night.json").read_text())
+    story = json.loads(Path(head["report"]).with_suffix(".json").read_text())
+    shown = ["recsys", *words[:1], *words[3:5], *row.options, "--events", f"{row.shop}/events.parquet"]
+    return {
+        "name": row.name,
+        "command": " ".join([*shown, "--items", f"{row.shop}/items.parquet"]),
+        "decision": story["decision"],
+        "sentence": story["sentence"],
+        "seconds": round(seconds, 1),
+        "load_before": round(os.getloadavg()[0], 1),
+        "test_users": story["data"]["test_users"],
+        "steps": {step["name"]: round(step["seconds"], 1) for step in story["steps"]},
+        "models": {
+            model["name"]: {
+                **{metric: model["metrics"][metric] for metric in METRICS},
+                "bytes": model["bytes"],
+                "p99_ms": model["p99_ms"],
+                "coverage": model["coverage"],
+            }
+            for model in story["models"]
+        },
+        "criteria": [
+            {key: row[key] for key in ("name", "kind", "value", "low", "high", "outcome")} for row in story["criteria"]
+        ],
+        "trials": [
+            {key: trial[key] for key in ("width", "weight", "k", "state", "validation_ndcg", "best")}
+            for trial in story["trials"]
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
