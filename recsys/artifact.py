@@ -114,11 +114,6 @@ class Manifest:
     files: Mapping[str, FileEntry]
 
     @property
-    def total_bytes(self) -> int:
-        """Size of all files, the manifest left out."""
-        return sum(entry.bytes for entry in self.files.values())
-
-    @property
     def model_bytes(self) -> int:
         """Size of model.onnx: the model as it is served."""
         return self.files[MODEL].bytes

@@ -70,12 +70,6 @@ def every_metric(hits: Hits) -> dict[str, np.ndarray]:
     return values
 
 
-def agreement(first: np.ndarray, second: np.ndarray, k: int) -> np.ndarray:
-    """(C,) share of the first k codes of `first` (C, K) among the first k of `second` (C, K)."""
-    shared = [np.isin(a[a > 0], b).sum() for a, b in zip(first[:, :k], second[:, :k], strict=True)]
-    return np.array(shared, np.float64) / k
-
-
 def cross_entropy(scores: np.ndarray, targets: Sequence[np.ndarray]) -> np.ndarray:
     """(B,) nats: the mean over a user's targets of -log softmax(scores)[target], for `scores` (B, N).
 

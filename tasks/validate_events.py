@@ -19,6 +19,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, EventsRef, ItemsRef
 
 VERSION = 1
+DAY = timedelta(days=1)
 
 
 @task(name="validate", **TASK_OPTIONS)
@@ -59,40 +60,48 @@ def _item_ids(at: Step, items: ItemsRef) -> pa.Array:
 
 def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Array | None) -> EventsRef:
     """One file's object. A file with rows from the future is looked at again every day; any other once for ever."""
-    config = at.night.config.events
-    rules = {"max_quarantined": config.max_quarantined, "columns": dict(at.night.source.columns)}
+    rules = {"max_quarantined": at.night.config.events.max_quarantined, "columns": dict(at.night.source.columns)}
     parents = (sha256_of(file), items.digest if items else "no items")
-    tomorrow = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=2)
+    end_of_tomorrow = int((datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 2 * DAY).timestamp())
     for_ever = Recipe("validate", VERSION, {**rules, "not_after": None}, parents)
-    for_today = Recipe("validate", VERSION, {**rules, "not_after": int(tomorrow.timestamp())}, parents)
-    if at.store.find(for_ever) is None:
-        vault = Vault(at.settings.vault, at.settings.vault_key)
-        source = EventSource(
-            columns=at.night.source.columns,
-            known_items=known,
-            not_after=int(tomorrow.timestamp()),
-            door=vault.door,
-            on_users=vault.remember,
-        )
-
-        def build(out: Path) -> None:
-            validation = validate_file(file, out, source, config)
-            found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
-            found.save(out / "expectations.json")
-            found.require(file)
-
-        today = at.make(for_today, build)
-        if _validation(at, today).future == 0:
-            folder = at.store.open(today.step, today.digest)
-            at.store.make(for_ever, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
-        stored = today
-    else:
+    for_today = Recipe("validate", VERSION, {**rules, "not_after": end_of_tomorrow}, parents)
+    if at.store.find(for_ever):
         stored = at.make(for_ever, lambda out: None)
+    else:
+        stored = at.make(for_today, lambda out: _read(at, file, known, end_of_tomorrow, out))
+        if _validation(at, stored).future == 0:
+            folder = at.store.open(stored.step, stored.digest)
+            at.store.make(for_ever, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
     validation = _validation(at, stored)
+    if not stored.reused:
+        at.tracking.log_text(at.night.run_id, _page(at, stored), f"validation/{file.name}.html")
     at.tell(f"{file.name}: {validation.accepted:,} of {validation.lines:,} rows accepted")
     return EventsRef.of(
         stored, file=file.name, lines=validation.lines, accepted=validation.accepted, quarantined=validation.quarantined
     )
+
+
+def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, out: Path) -> None:
+    """The strict reader, then Great Expectations over what it accepted."""
+    vault = Vault(at.settings.vault, at.settings.vault_key)
+    source = EventSource(
+        columns=at.night.source.columns,
+        known_items=known,
+        not_after=not_after,
+        door=vault.door,
+        on_users=vault.remember,
+    )
+    validation = validate_file(file, out, source, at.night.config.events)
+    found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
+    found.save(out / "expectations.json")
+    found.require(file)
+
+
+def _page(at: Step, stored: Stored) -> str:
+    """The validation report that a person reads."""
+    folder = at.store.open(stored.step, stored.digest)
+    found = expectations.Expectations.load(folder / "expectations.json")
+    return expectations.validation_report(_validation(at, stored), found, folder / "quarantine.parquet")
 
 
 def _validation(at: Step, stored: Stored) -> Validation:

@@ -136,6 +136,10 @@ class Tracking:
         else:
             self.client.log_artifact(run_id, str(path), folder or None)
 
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text as an artifact of a run."""
+        self.client.log_text(run_id, text, name)
+
     def log_dataset(
         self, run_id: str, name: str, digest: str, *, source: str, rows: int, context: str = "training"
     ) -> None:

@@ -6,7 +6,7 @@ from math import log, log2
 import numpy as np
 import pytest
 
-from recsys.metrics import Hits, agreement, cross_entropy, every_metric, hit, ndcg, recall, reciprocal_rank
+from recsys.metrics import Hits, cross_entropy, every_metric, hit, ndcg, recall, reciprocal_rank
 
 FIRST_AND_THIRD = np.array([[True, False, True, False, False]])
 NOTHING = np.zeros((1, 5), bool)
@@ -66,13 +66,6 @@ def test_every_metric_has_a_name_mlflow_accepts_and_one_value_a_user():
     assert len(values) == 16
     assert {"ndcg_at_10", "recall_at_5", "hr_at_1", "mrr_at_20"} < set(values)
     assert all(per_user.shape == (3,) and per_user.dtype == np.float64 for per_user in values.values())
-
-
-def test_agreement_counts_shared_codes_and_not_their_order():
-    first = np.array([[1, 2, 3, 4], [1, 2, 0, 0]])
-    second = np.array([[4, 3, 2, 9], [0, 0, 2, 1]])
-    assert agreement(first, second, 4).tolist() == [0.75, 0.5]
-    assert agreement(first, second, 2).tolist() == [0, 0]
 
 
 def test_cross_entropy_of_equal_scores_is_the_log_of_the_catalog():
