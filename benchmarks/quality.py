@@ -61,6 +61,8 @@ def main() -> None:
         with arguments.out.open("a") as file:
             file.write(json.dumps(result, sort_keys=True) + "\n")
         print(json.dumps(result, indent=1), flush=True)
+    for line in arguments.out.open():
+        print(as_markdown(json.loads(line)))
 
 
 def night(row: Row, data: Path, home: Path) -> dict[str, object]:
@@ -99,6 +101,33 @@ def night(row: Row, data: Path, home: Path) -> dict[str, object]:
             for trial in story["trials"]
         ],
     }
+
+
+def as_markdown(result: dict) -> str:
+    """A row as docs/results.md shows it: a heading, the command, and a table of models."""
+    lines = [
+        f"### {result['name']}: {result['decision']}",
+        f"`{result['command']}`: {result['seconds']:.0f} s, {result['test_users']:,} test users. {result['sentence']}",
+        "",
+        "| model | NDCG@10 (95 % bounds) | HR@10 (95 % bounds) | kB | p99 ms | catalog shown |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, model in result["models"].items():
+        figures = [
+            f"{model[metric]['value']:.4f} ({model[metric]['low']:.4f} to {model[metric]['high']:.4f})"
+            for metric in METRICS
+        ]
+        size = f"{model['bytes'] / 1e3:,.0f}" if model["bytes"] else "-"
+        lines.append(f"| {name} | {' | '.join(figures)} | {size} | {model['p99_ms']:.2f} | {model['coverage']:.1%} |")
+    against = [c for c in result["criteria"] if c["low"] is not None and not c["name"].startswith("slice_")]
+    shown = [f"{c['name']} {c['value']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f}) {c['outcome']}" for c in against]
+    trials = [
+        f"width {t['width']} a {t['weight']:.2f} K {t['k']}: {t['validation_ndcg']:.4f}{' (best)' if t['best'] else ''}"
+        for t in result["trials"]
+    ]
+    steps = [f"{name} {seconds:.0f}" for name, seconds in result["steps"].items()]
+    lines += ["", f"Gate: {'; '.join(shown)}.", "", f"Trials (validation NDCG@10): {'; '.join(trials)}."]
+    return "\n".join([*lines, "", f"Seconds: {', '.join(steps)}.", ""])
 
 
 if __name__ == "__main__":

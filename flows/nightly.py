@@ -7,6 +7,7 @@ nothing changed computes nothing, and a night that was killed goes on where it s
 from typing import Annotated
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import (
@@ -37,7 +38,12 @@ from tasks.train_teacher import train_teacher
 from tasks.validate_events import validate_events
 
 
-@flow(name="nightly", persist_result=False)
+def run_name() -> str:
+    """The night it was scheduled for, as people look for it."""
+    return f"nightly {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
+
+
+@flow(name="nightly", flow_run_name=run_name, persist_result=False)
 def nightly(
     source: Annotated[Source, Field(title="Source", description="The shop's events and items")] = Source(),  # noqa: B008
     events: EventsConfig = EventsConfig(),  # noqa: B008

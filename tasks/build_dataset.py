@@ -94,5 +94,13 @@ def _tell(at: Step, made: Build) -> None:
         f"{made.kept:,} events of {made.users:,} users and {made.items:,} items; "
         f"{made.test_users:,} users to test on, {made.validation_users:,} to validate on"
     )
+    asked = at.night.config.gate.min_users
+    if made.test_users < asked:
+        at.logger.warning(
+            "%s",
+            f"only {made.test_users} users to test on, the gate asks for {asked}: the verdict will be HOLD; "
+            "wait for more days, widen data.test_days, or lower gate.min_users",
+            extra={"recsys_step": at.name},
+        )
     for note in made.notes:
         at.logger.warning("%s", note, extra={"recsys_step": at.name})

@@ -1,17 +1,13 @@
 """What holds the field tonight: the champion to compare with, and the student a search may start from."""
 
+from collections.abc import Mapping
+
 from recsys.errors import StoreError
 from recsys.student import Student
 from tasks.adapters.registry import STUDENT, Version
 from tasks.night import Step
 from tasks.opening import open_build
 from tasks.refs import DatasetRef, LabelsRef, Standing
-
-
-def champion_version(at: Step) -> Version | None:
-    """The registered version that the ledger, not the alias, says is champion."""
-    champion = at.ledger.chain().champion
-    return None if champion is None else at.registry.version(STUDENT, champion)
 
 
 def standing_champion(at: Step) -> Standing:
@@ -24,36 +20,37 @@ def standing_champion(at: Step) -> Standing:
 
 
 def student_to_start_from(at: Step, dataset: DatasetRef, labels: LabelsRef) -> str | None:
-    """Digest of the champion's float student, if tonight's search may start from it. Decided once per dataset."""
-    decided = at.decide_once(
-        f"student-parent-for-{dataset.digest}", lambda: {"digest": _usable_parent(at, dataset, labels)}
-    )
+    """Digest of the float student that tonight's search starts from, if there is one. Decided once per dataset."""
+    decided = at.decide_once(f"student-parent-for-{dataset.digest}", lambda: _parent(at, dataset, labels))
     digest: str | None = decided["digest"]
     return digest
 
 
-def _usable_parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> str | None:
-    champion = champion_version(at)
-    if champion is None or not at.night.config.refresh.warm_start:
-        return None
-    if champion.tags.get("recsys.teacher") != labels.teacher.digest:
-        at.tell("the champion had another teacher: students start cold")
-        return None
+def _parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> Mapping[str, str | None]:
+    """The champion's student or, while nothing was promoted, the challenger's: the newest that lacked evidence only."""
+    champion = at.ledger.chain().champion
+    earlier = at.registry.version(STUDENT, champion) if champion else at.registry.alias(STUDENT, "challenger")
+    if earlier is None or not at.night.config.refresh.warm_start:
+        return {"digest": None}
+    reason = _why_not(at, earlier, dataset, labels)
+    at.tell(f"students start cold: {reason}" if reason else f"students start from version {earlier.number}")
+    return {"digest": None if reason else earlier.tags["recsys.student"]}
+
+
+def _why_not(at: Step, earlier: Version, dataset: DatasetRef, labels: LabelsRef) -> str:
+    """Why tonight's search may not start from an earlier version; empty when it may."""
+    if earlier.tags.get("recsys.teacher") != labels.teacher.digest:
+        return f"version {earlier.number} had another teacher"
     try:
-        trained_to = _cut(at, champion.tags["recsys.dataset"])
-        student = Student.load(at.store.open("distil", champion.tags["recsys.student"]))
+        trained_to, tonight = _cut(at, earlier.tags["recsys.dataset"]), _cut(at, dataset.digest)
+        student = Student.load(at.store.open("distil", earlier.tags["recsys.student"]))
     except (KeyError, StoreError):
-        at.tell("the champion's student is not in this store: students start cold")
-        return None
+        return f"the student of version {earlier.number} is not in this store"
     if student.length != at.night.config.data.history_length:
-        at.tell("the champion reads another length of history: students start cold")
-        return None
-    tonight = _cut(at, dataset.digest)
+        return f"version {earlier.number} reads another length of history"
     if trained_to is None or tonight is None or trained_to > tonight:
-        at.tell("the champion has seen events from after tonight's cut: students start cold")
-        return None
-    at.tell(f"students start from champion version {champion.number}")
-    return champion.tags["recsys.student"]
+        return f"version {earlier.number} has seen events from after tonight's cut"
+    return ""
 
 
 def _cut(at: Step, digest: str) -> int | None:

@@ -176,7 +176,7 @@ def open_night(source: Source, config: NightConfig) -> Iterator[Night]:
     }
     params |= {f"source.{name}": str(value) for name, value in source.model_dump(mode="json").items()}
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
-    run_id = tracking.start_night(f"nightly {flow_run.name}", tags, params)
+    run_id = tracking.start_night(str(flow_run.name), tags, params)
     try:
         yield Night(run_id=run_id, source=source, config=config)
     except BaseException:

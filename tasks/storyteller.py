@@ -90,10 +90,13 @@ def _registry(outcome: Outcome) -> str:
 
 def _model(at: Step, role: str, report: ModelReport, reports: ReportsRef) -> ModelRow:
     taken = at.store.measured("evaluate", reports.by_role()[role].digest)
+    values = dict(report.metrics)
+    if report.cross_entropy is not None:
+        values["cross_entropy"] = report.cross_entropy  # nats
     return ModelRow(
         name=role.replace("_", "-"),
         role=ROLES.get(role, "baseline"),
-        metrics={name: _estimate(values) for name, values in report.metrics.items()},
+        metrics={name: _estimate(each) for name, each in values.items()},
         coverage=report.coverage_at_10,
         popularity=report.popularity_at_10,
         bytes=report.bytes or None,

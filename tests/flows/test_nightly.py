@@ -28,6 +28,7 @@ SMALL = [
     "limits.size_ratio=2", "limits.coverage_ratio=0.1", "limits.latency_ms=1000", "gate.slice_loss=0.9",
     "gate.neighbours_loss=0.5", "gate.champion_loss=0.5", "limits.popularity_ratio=3",
 ]  # fmt: skip
+QUICKLY = ["search.trials=2", "search.epochs=1", "compress.recovery_epochs=0"]
 
 
 def run(home: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -226,9 +227,27 @@ def first_artifact(home: Path) -> str:
     return tags[0][0]
 
 
+def test_a_hugging_face_decoder_teaches_too(data, place):
+    """A random Qwen2 of a few thousand weights, by directory: labels, students and artifact come from it."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(place / "qwen")
+    words = [f"lm_teacher.backbone={place / 'qwen'}", "lm_teacher.layers=1", "lm_teacher.epochs=1",
+             "lm_teacher.head_width=16", *QUICKLY]  # fmt: skip
+    events, items = data / "days" / "a.parquet", data / "all" / "items.parquet"
+    done = run(place / "lm", "--events", str(events), "--items", str(items), *(w for k in words for w in ("--set", k)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (about,) = (place / "lm" / "store" / "views").glob("*/about.json")
+    assert json.loads((about.parent / "teacher.json").read_text())["kind"] != "decoder"
+
+
 def test_ids_alone_are_enough(data, place):
-    done = run(place / "ids", "--events", str(data / "days" / "a.parquet"), "--set", "teacher.epochs=1",
-               "--set", "search.trials=2", "--set", "search.epochs=1", "--set", "compress.recovery_epochs=0")  # fmt: skip
+    words = (w for knob in ("teacher.epochs=1", *QUICKLY) for w in ("--set", knob))
+    done = run(place / "ids", "--events", str(data / "days" / "a.parquet"), *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert head(place / "ids")["decision"] in ("PROMOTE", "HOLD", "REJECT")
 
