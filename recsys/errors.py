@@ -6,11 +6,11 @@ RecsysError
 │   │   └── LeakageError  something from after the cut would have been learnt
 │   ├── ConfigError       a knob, a section, a command line
 │   ├── HomeError         the home, the store's place, the disk
-│   └── LanguageModelError  a directory or hub id without a usable language model
+│   ├── LanguageModelError  a directory or hub id without a usable language model
+│   └── RegistryError     the registry cannot be reached, lacks what was asked for, or contradicts its ledger
 ├── TrainingError         a loss that is not a number, no trial that finished
 ├── StoreError            an object of the store is damaged and cannot be made again here
-├── ArtifactError         a published model is not what its manifest says; refused before parsing
-└── RegistryError         the registry or its ledger contradicts itself
+└── ArtifactError         a published model is not what its manifest says; refused before parsing
 """
 
 
@@ -65,5 +65,5 @@ class ArtifactError(RecsysError):
     """A published model is not what its manifest says."""
 
 
-class RegistryError(RecsysError):
-    """The registry or its ledger contradicts itself."""
+class RegistryError(InputError):
+    """The registry cannot be reached, lacks what was asked for, or contradicts its ledger."""
