@@ -23,7 +23,7 @@ def student_to_start_from(at: Step, dataset: DatasetRef, labels: LabelsRef) -> s
     """Digest of the float student that tonight's search starts from, if there is one. Decided once per dataset."""
     decided = at.decide_once(f"student-parent-for-{dataset.digest}", lambda: _parent(at, dataset, labels))
     digest: str | None = decided["digest"]
-    return digest
+    return digest if digest and at.has("distil", digest) else None
 
 
 def _parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> Mapping[str, str | None]:

@@ -21,7 +21,8 @@ def make_soft_labels(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
         config, length = night.config.labels, night.config.data.history_length
         shelf = f"labels-{teacher.digest}-{config.top_k}"
         head = at.store.head(shelf) or {"segments": []}
-        known = at.decide_once(f"{shelf}-for-{dataset.digest}", lambda: head)["segments"]
+        decided = at.decide_once(f"{shelf}-for-{dataset.digest}", lambda: head)
+        known = [digest for digest in decided["segments"] if at.has("label", digest)]
         recipe = Recipe(
             "label",
             VERSION,
@@ -44,8 +45,9 @@ def make_soft_labels(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
 
         stored = at.make(recipe, build)
         segments = [*known, stored.digest]
-        if head["segments"] == known:
-            at.store.set_head(shelf, {"segments": segments})
+        if stored.digest not in head["segments"]:
+            sound = [digest for digest in head["segments"] if digest in known or at.has("label", digest)]
+            at.store.set_head(shelf, {"segments": [*sound, stored.digest]})
         at.tracking.log_metrics(night.run_id, {"labels/positions_written": float(stored.rows)}, step=0)
         refs = tuple(Ref(step="label", key=at.store.manifest("label", d).key, digest=d) for d in segments)
         return LabelsRef.of(stored, segments=refs, positions=stored.rows, teacher=teacher)

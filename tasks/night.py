@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys import sample
 from recsys.config import NightConfig
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, StoreError
 from tasks.adapters.ledger import Ledger
 from tasks.adapters.registry import Registry
 from tasks.adapters.settings import Settings
@@ -118,6 +118,15 @@ class Step:
         stored = Stored(step, manifest.key, digest, rows=0, reused=True, seconds=0.0)
         self.made.append(stored)
         return stored
+
+    def has(self, step: str, digest: str) -> bool:
+        """Whether an earlier night's object is there and whole. What is not is done without, and said."""
+        try:
+            self.store.open(step, digest)
+        except StoreError as error:
+            self.logger.warning("%s", f"an earlier result is not used: {error}", extra={"recsys_step": self.name})
+            return False
+        return True
 
     def decide_once(self, name: str, decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """What was decided the first time this was asked; asked again, a repeated night stays a repetition."""

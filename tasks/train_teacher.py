@@ -33,7 +33,8 @@ def train_teacher(night: Night, dataset: DatasetRef) -> TeacherRef:
     with step(night, "teach", "Teaching the teacher") as at:
         opened = open_dataset(at.store, dataset)
         standing = at.decide_once(f"teacher-for-{dataset.digest}", lambda: _usable_champion(at, opened))
-        stored = at.reuse("teach", standing["digest"]) if standing else _train(at, dataset, opened)
+        usable = standing and at.has("teach", standing["digest"])
+        stored = at.reuse("teach", standing["digest"]) if usable else _train(at, dataset, opened)
         about = _about(at, stored.digest)
         return TeacherRef.of(stored, items=about["items"])
 

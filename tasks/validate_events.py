@@ -65,10 +65,14 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
     end_of_tomorrow = int((datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 2 * DAY).timestamp())
     for_ever = Recipe("validate", VERSION, {**rules, "not_after": None}, parents)
     for_today = Recipe("validate", VERSION, {**rules, "not_after": end_of_tomorrow}, parents)
+
+    def build(out: Path) -> None:
+        _read(at, file, known, end_of_tomorrow, out)
+
     if at.store.find(for_ever):
-        stored = at.make(for_ever, lambda out: None)
+        stored = at.make(for_ever, build)
     else:
-        stored = at.make(for_today, lambda out: _read(at, file, known, end_of_tomorrow, out))
+        stored = at.make(for_today, build)
         if _validation(at, stored).future == 0:
             folder = at.store.open(stored.step, stored.digest)
             at.store.make(for_ever, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))

@@ -294,3 +294,20 @@ def test_a_shop_of_one_user_is_told_before_anything_is_trained(place):
     assert "user" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((place / "mistakes" / "store" / "objects").glob("teach/*"))
+
+
+def test_a_damaged_blob_is_set_aside_and_made_again(home, data, next_night):
+    """One bit of the labels flips on the disk: the next command says so, and makes what is damaged anew."""
+    store = home / "store"
+    before = json.loads(Path(head(home)["report"]).with_suffix(".json").read_text())["decision"]
+    assert before in ("PROMOTE", "HOLD", "REJECT", "NO CHANGE")
+    view = max((store / "views").glob("*/labels.parquet"), key=lambda path: path.stat().st_size)
+    damaged = bytearray(view.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    view.chmod(0o644)
+    view.write_bytes(bytes(damaged))
+    done = run(home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((store / "bad").iterdir()), "the evidence is kept"
+    assert "is damaged" in done.stdout
