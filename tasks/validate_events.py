@@ -88,12 +88,16 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
 def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, out: Path) -> None:
     """The strict reader, then Great Expectations over what it accepted."""
     vault = Vault(at.settings.vault, at.settings.vault_key)
+    met = 0
+
+    def on_users(users: pa.Table) -> None:
+        nonlocal met
+        vault.remember(users)
+        met += len(users)
+        at.progress(0.0, f"{file.name}: {met:,} users met, batch by batch")
+
     source = EventSource(
-        columns=at.night.source.columns,
-        known_items=known,
-        not_after=not_after,
-        door=vault.door,
-        on_users=vault.remember,
+        columns=at.night.source.columns, known_items=known, not_after=not_after, door=vault.door, on_users=on_users
     )
     validation = validate_file(file, out, source, at.night.config.events)
     found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
