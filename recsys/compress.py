@@ -11,17 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from recsys.config import CompressConfig
 from recsys.export import Publication, export
 from recsys.graph import Bits
 from recsys.histories import Cases, Histories
-from recsys.metrics import Hits, ndcg
 from recsys.prune import importance, pruned
-from recsys.recommender import Recommender
 from recsys.runtime import Runtime
-from recsys.sequence_model import Scorer, ranking_validator
+from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
 from recsys.student import Student
 from recsys.training import Objective, Schedule, device, fit
@@ -180,20 +176,13 @@ class _Judge:
 
     def __init__(self, student: Student, publication: Publication, cases: Cases) -> None:
         self.publication, self.cases = publication, cases
-        self.student_ndcg = _ndcg(Scorer(student, student.length, "student"), cases)
+        self.student_ndcg = ndcg_of(Scorer(student, student.length, "student"), cases)
 
     def point(self, candidate: _Candidate, bits: Bits) -> Point:
         """The candidate with its item table in `bits` bits, not yet chosen or refused."""
         with TemporaryDirectory() as folder:
             manifest = export(candidate.student, self.publication, bits, Path(folder))
-            reached = _ndcg(Runtime.open(Path(folder)), self.cases)
+            reached = ndcg_of(Runtime.open(Path(folder)), self.cases)
         change = paired_ratio(reached, self.student_ndcg)
         size, mean = manifest.model_bytes, float(reached.mean())
         return Point(candidate.keep_ffn, bits, candidate.recovered, size, mean, change, False, "")
-
-
-def _ndcg(model: Recommender, cases: Cases) -> np.ndarray:
-    """(C,) NDCG@10 of each case."""
-    codes, _ = model.top(cases.histories, 10, cases.exclusions())
-    hits = Hits.of(codes, cases.targets)
-    return ndcg(hits.at_rank, hits.targets, 10)

@@ -72,16 +72,15 @@ class Scorer(Recommender):
         return np.asarray(scores.float().cpu().numpy())
 
 
+def ndcg_of(model: Recommender, cases: Cases) -> np.ndarray:
+    """(C,) NDCG@10 of each case over the items the model knows, seen items excluded as the cases say."""
+    known = [codes[codes <= model.items] for codes in cases.exclusions()]
+    codes, _ = model.top(cases.histories, 10, known)
+    hits = Hits.of(codes, cases.targets)
+    return ndcg(hits.at_rank, hits.targets, 10)
+
+
 def ranking_validator(model: SequenceModel, cases: Cases, most: int = 2_000) -> Callable[[], float]:
     """A function that gives the model's present mean NDCG@10 on at most `most` of the cases, evenly spaced."""
     chosen = cases.sample(most)
-    exclusions = chosen.exclusions()
-
-    def validate() -> float:
-        scorer = Scorer(model, model.length, "validated")
-        known = [codes[codes <= scorer.items] for codes in exclusions]
-        codes, _ = scorer.top(chosen.histories, 10, known)
-        hits = Hits.of(codes, chosen.targets)
-        return float(ndcg(hits.at_rank, hits.targets, 10).mean())
-
-    return validate
+    return lambda: float(ndcg_of(Scorer(model, model.length, "validated"), chosen).mean())

@@ -11,6 +11,7 @@ from recsys.report import render
 from recsys.story import Story
 from recsys.wording import measured
 from tasks.adapters.registry import STUDENT
+from tasks.last_night import HEAD
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 from tasks.storyteller import story_of
@@ -47,7 +48,7 @@ def tell(
         told = outcome.model_copy(update={"report": str(page)})
         _show_in_prefect(at, story, told)
         at.store.set_head(
-            "last-night",
+            HEAD,
             {
                 **told.model_dump(mode="json", include={"decision", "sentence", "advice", "version", "report"}),
                 "dataset": dataset.digest,

@@ -11,8 +11,7 @@ from recsys.dataset import Dataset
 from recsys.freshness import freshness
 from recsys.item_text import TextEncoder, cached_vectors, whitened
 from recsys.lm_teacher import fit_lm_teacher
-from recsys.metrics import Hits, ndcg
-from recsys.sequence_model import Scorer
+from recsys.sequence_model import Scorer, ndcg_of
 from recsys.teacher import fit_teacher
 from recsys.teachers import load_teacher
 from recsys.training import Epoch
@@ -64,12 +63,7 @@ def _usable_champion(at: Step, dataset: Dataset) -> dict:
 
 def _validation_ndcg(at: Step, digest: str, dataset: Dataset) -> np.ndarray:
     teacher = load_teacher(at.store.open("teach", digest))
-    cases = dataset.validation_cases()
-    scorer = Scorer(teacher, teacher.length, "teacher")
-    known = [codes[codes <= scorer.items] for codes in cases.exclusions()]
-    top, _ = scorer.top(cases.histories, 10, known)
-    hits = Hits.of(top, cases.targets)
-    return ndcg(hits.at_rank, hits.targets, 10)
+    return ndcg_of(Scorer(teacher, teacher.length, "teacher"), dataset.validation_cases())
 
 
 def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
