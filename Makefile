@@ -1,13 +1,20 @@
 # Two targets matter: `make nightly` runs the whole factory on the built-in shop, `make test` proves it.
+# `make up` keeps an installation of it running on this machine, `make down` stops it; UP="--timezone Europe/Berlin".
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := deployments/constraints.txt
 
-.PHONY: nightly test lint lock clean
+.PHONY: nightly up down test lint lock clean
 
 nightly: $(VENV)/.ready
 	$(BIN)/recsys nightly
+
+up: $(VENV)/.ready
+	$(BIN)/recsys up $(UP)
+
+down: $(VENV)/.ready
+	$(BIN)/recsys down
 
 test: $(VENV)/.ready lint
 	$(BIN)/pytest

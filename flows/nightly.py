@@ -6,12 +6,13 @@ nothing changed computes nothing, and a night that was killed goes on where it s
 
 from typing import Annotated
 
-from prefect import flow
+from prefect import State, flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import (
     CompressConfig,
+    CostConfig,
     DataConfig,
     EventsConfig,
     GateConfig,
@@ -20,6 +21,7 @@ from recsys.config import (
     LmTeacherConfig,
     NightConfig,
     RefreshConfig,
+    RunConfig,
     SearchConfig,
     TeacherConfig,
     TextConfig,
@@ -35,6 +37,7 @@ from tasks.promote import promote
 from tasks.refs import Outcome
 from tasks.tell import tell
 from tasks.train_teacher import train_teacher
+from tasks.turns import my_turn, stepped_aside
 from tasks.validate_events import validate_events
 
 
@@ -57,13 +60,19 @@ def nightly(
     compress: CompressConfig = CompressConfig(),  # noqa: B008
     gate: GateConfig = GateConfig(),  # noqa: B008
     limits: LimitsConfig = LimitsConfig(),  # noqa: B008
-) -> Outcome:
-    """Train, distil, compress, judge and, if it is fit, promote one student."""
+    run: RunConfig = RunConfig(),  # noqa: B008
+    cost: CostConfig = CostConfig(),  # noqa: B008
+) -> Outcome | State:
+    """Train, distil, compress, judge and, if it is fit, promote one student. A night that another makes up for is skipped."""
     config = NightConfig(
         events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, refresh=refresh,
         labels=labels, search=search, compress=compress, gate=gate, limits=limits,
+        run=run, cost=cost,
     )  # fmt: skip
-    with open_night(source, config) as night:
+    turn = my_turn(run)
+    if not turn.works:
+        return stepped_aside(turn)
+    with open_night(source.known_until(turn.until), config) as night:
         accepted = validate_events(night)
         dataset = build_dataset(night, accepted)
         master = train_teacher(night, dataset)

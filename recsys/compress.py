@@ -20,7 +20,7 @@ from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
 from recsys.student import Student
-from recsys.training import Objective, Schedule, device, fit
+from recsys.training import Objective, Schedule, device, fit, never
 
 RECOVERY_RATE = 0.25
 """Of the peak learning rate of the student's own training."""
@@ -58,6 +58,8 @@ class Compression:
     points: tuple[Point, ...]
     chosen: Point
     student: Student
+    tried: int  # students of the grid; fewer than asked when there was no time for all
+    asked: int
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,14 @@ def compress(
     config: CompressConfig,
     out: Path,
     on_point: Callable[[Point], None] = _ignore,
+    enough: Callable[[], bool] = never,
 ) -> Compression:
     """Try the grid and write the artifact of the chosen point into the folder `out`.
 
     Chosen is the smallest point whose loss of NDCG@10 against the float student is, with 95 % confidence,
     below `config.max_loss`; of equally small ones the better. Where there is none it is the student as it is,
-    its item table in float. `on_point` hears of each point as it is judged, before anything is chosen.
+    its item table in float. `on_point` hears of each point as it is judged, before anything is chosen. `enough` is
+    asked before each student of the grid but the first whether to choose from those that there are.
     """
     judge = _Judge(student, publication, recovery.validation)
     tried: list[tuple[_Candidate, Point]] = []
@@ -94,7 +98,12 @@ def compress(
         tried.append((candidate, judge.point(candidate, bits)))
         on_point(tried[-1][1])
 
-    for candidate in _candidates(student, recovery, config):
+    asked = len(_grid(config))
+    candidates = _candidates(student, recovery, config)
+    made = 0
+    while made < asked and not (made and enough()):
+        candidate = next(candidates)
+        made += 1
         for bits in config.table_bits:
             try_out(candidate, bits)
     if choice([point for _, point in tried], config.max_loss) is None:
@@ -102,7 +111,7 @@ def compress(
     points = explained([point for _, point in tried], config.max_loss)
     smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
     export(smallest.student, publication, chosen.table_bits, out)
-    return Compression(points, chosen, smallest.student)
+    return Compression(points, chosen, smallest.student, made, asked)
 
 
 def choice(points: Sequence[Point], max_loss: float) -> int | None:
@@ -145,21 +154,27 @@ def _is_untouched(point: Point) -> bool:
 
 
 def _candidates(student: Student, recovery: Recovery, config: CompressConfig) -> Iterator[_Candidate]:
-    """The students of the grid: as it is, then the control, then pruned to each share."""
+    """The students of the grid, made one by one."""
+    scores = None
+    for share, recovers in _grid(config):
+        smaller = student
+        if share < 1:
+            if scores is None:
+                scores = importance(student, recovery.histories, recovery.objective, recovery.seed)
+            smaller = pruned(student, scores, share)
+        elif recovers:
+            smaller = deepcopy(student)
+        yield _Candidate(
+            share, recovers, _recovered(smaller, recovery, config.recovery_epochs) if recovers else smaller
+        )
+
+
+def _grid(config: CompressConfig) -> list[tuple[float, bool]]:
+    """Share kept and whether it is trained on: the student as it is, then the control, then pruned to each share."""
     shares = sorted({share for share in config.keep_ffn if share < 1}, reverse=True)
     recovers = config.recovery_epochs > 0
-    if 1 in config.keep_ffn:
-        yield _Candidate(1.0, False, student)
-    if not shares:
-        return
-    if recovers:
-        yield _Candidate(1.0, True, _recovered(deepcopy(student), recovery, config.recovery_epochs))
-    scores = importance(student, recovery.histories, recovery.objective, recovery.seed)
-    for share in shares:
-        smaller = pruned(student, scores, share)
-        if recovers:
-            smaller = _recovered(smaller, recovery, config.recovery_epochs)
-        yield _Candidate(share, recovers, smaller)
+    control = [(1.0, True)] if shares and recovers else []
+    return [*([(1.0, False)] if 1 in config.keep_ffn else []), *control, *((share, recovers) for share in shares)]
 
 
 def _recovered(student: Student, recovery: Recovery, epochs: int) -> Student:

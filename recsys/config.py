@@ -215,6 +215,77 @@ class LimitsConfig(Section):
     strict: bool = Field(False, title="Strict", description="Guards must be proven, as proofs are; else HOLD")
 
 
+class RunConfig(Section):
+    """Which nights are run, how long one may take, and who has the last word before a promotion."""
+
+    catch_up: Literal["latest", "all", "none"] = Field(
+        "latest",
+        title="Missed nights",
+        description="What is made up for when the machine was off: the latest night, all of them, none",
+    )
+    budget_minutes: float = Field(
+        0,
+        ge=0,
+        le=10_080,
+        title="Time budget",
+        description="Minutes after which the night goes on with the best it has so far; 0: no limit",
+    )
+    approval: Literal["auto", "manual", "when_strong"] = Field(
+        "auto",
+        title="Approval",
+        description="auto: the gate promotes; manual: a person must approve; when_strong: a person, unless all is proven",
+    )
+    approval_hours: float = Field(
+        24, gt=0, le=720, title="Approval expires", description="Hours after which what nobody approved is rejected"
+    )
+
+
+class CostConfig(Section):
+    """What computing costs. Prices of the night in the report and in MLflow."""
+
+    cpu_hour: float = Field(0.04, ge=0, title="CPU price", description="Price of one hour of one CPU core")
+    gpu_hour: float = Field(2.5, ge=0, title="GPU price", description="Price of one hour of one GPU")
+    currency: str = Field("EUR", max_length=8, title="Currency", description="In which both prices are")
+
+
+class MonitorConfig(Section):
+    """When the monitor calls a model stale or decayed. Argument of the flow monitor, no part of a night."""
+
+    window_days: int = Field(7, ge=1, le=365, title="Window", description="Days of later events that are looked at")
+    min_users: int = Field(
+        50, ge=1, title="Users needed", description="Below this many nothing is concluded from their hits (count)"
+    )
+    decay: float = Field(
+        0.2, ge=0, le=1, title="Decay", description="Relative loss of hit rate to the neighbours' that calls for action"
+    )
+    drift: float = Field(
+        0.25, gt=0, title="Drift", description="Population stability index above which a field has drifted"
+    )
+    max_age_days: float = Field(
+        3, gt=0, title="Staleness", description="Days since the newest event, or the last night that ended well"
+    )
+    on_decay: Literal["tell", "refresh", "propose_rollback"] = Field(
+        "refresh", title="On decay", description="tell only, refresh the teacher, or propose a rollback"
+    )
+
+
+class RetentionConfig(Section):
+    """How much of the past housekeeping leaves. Aliases, the ledger's evidence and what is served stay in any case."""
+
+    nights: int = Field(
+        14, ge=1, title="Nights", description="Newest nights that stay, with all they made, reports and batch scores"
+    )
+    days: float = Field(
+        2, ge=0, title="Days", description="What is younger stays, so that a night that was killed goes on with it"
+    )
+    runs_days: int = Field(
+        60,
+        ge=1,
+        title="Days of runs",
+        description="Days that ended flow runs, their logs and artifacts stay in Prefect",
+    )
+
+
 class NightConfig(Section):
     """The resolved configuration of a night: every section, whole."""
 
@@ -229,6 +300,8 @@ class NightConfig(Section):
     compress: CompressConfig = CompressConfig()
     gate: GateConfig = GateConfig()
     limits: LimitsConfig = LimitsConfig()
+    run: RunConfig = RunConfig()
+    cost: CostConfig = CostConfig()
 
 
 QUICK = NightConfig(

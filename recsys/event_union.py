@@ -186,6 +186,13 @@ class EventUnion:
             WHERE prefix * {shards:d} // 256 = {shard:d} ORDER BY number, timestamp, place""")
         return {name: table[name].to_numpy() for name in table.column_names}
 
+    def log(self) -> pa.Table:
+        """(E,) number of the user, code, timestamp and kind (null: none) of every kept event, by time."""
+        return self._table("""
+            SELECT number, code, timestamp, event AS kind
+            FROM kept JOIN users USING (user_key) JOIN codes USING (item) JOIN kinds USING (kind)
+            ORDER BY timestamp, place""")
+
     def _narrow(self, window: str, most: int) -> None:
         """Keeps the first `most` events of each partition of `window`."""
         self._run(f"CREATE TABLE fewer AS SELECT * FROM kept QUALIFY row_number() OVER ({window}) <= {most:d}")

@@ -16,8 +16,9 @@ from recsys.decoder import Decoder
 from recsys.errors import ArtifactError
 from recsys.graph import Bits, serving_graph
 from recsys.histories import Catalog
+from recsys.item_columns import ItemColumns
 from recsys.quantize import Int8Table
-from recsys.runtime import TOLERANCE, ItemColumns, Runtime, ServingGraph
+from recsys.runtime import TOLERANCE, Runtime, ServingGraph
 
 GOLDEN_REQUESTS = 6
 GOLDEN_K = 10

@@ -24,7 +24,7 @@ from recsys.decoder import Dropout
 from recsys.errors import LanguageModelError, StoreError
 from recsys.histories import Cases, Histories
 from recsys.teacher import TextTable
-from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, ranking_validator, seeded
+from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, never, ranking_validator, seeded
 
 DROPOUT = 0.1  # of item vectors read, and of what the adapters read
 SEED = 0
@@ -128,6 +128,7 @@ def fit_lm_teacher(
     *,
     length: int,
     on_epoch: Callable[[Epoch], None] = ignore,
+    enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
 ) -> tuple[LmTeacher, list[Epoch]]:
     """Train adapters, item vectors and head; as `fit_teacher`. Raises LanguageModelError, TrainingError."""
@@ -138,7 +139,10 @@ def fit_lm_teacher(
         teacher = LmTeacher(shape, vectors).to(on)
     schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=True)
     validate = ranking_validator(teacher, cases)
-    epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
+    epochs = fit(
+        teacher, histories, length, schedule, HardLabels(), validate,
+        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint,
+    )  # fmt: skip
     return teacher, epochs
 
 

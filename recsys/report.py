@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from recsys import pictures, wording
+from recsys import pedigree, pictures, wording
 from recsys.canvas import Picture
 from recsys.story import LineageNode, ModelRow, Story
 from recsys.wording import present
@@ -26,8 +26,9 @@ _DRAWN = {
     "trials": pictures.trials,
     "slices": pictures.slices,
     "grid": pictures.grid,
+    "pedigree": pedigree.pedigree,
 }
-_WORDED: tuple[str, ...] = ("percent", "decimal", "count", "size", "milliseconds", "duration", "moment")
+_WORDED: tuple[str, ...] = ("percent", "decimal", "count", "size", "milliseconds", "duration", "moment", "money")
 _WORDED += ("bounds", "value_of", "threshold_of", "bounds_of")
 
 
@@ -169,7 +170,15 @@ def _steps_lead(story: Story) -> str:
         return ""
     seconds = sum(step.seconds for step in story.steps if present(step.seconds))
     reused = sum(step.reused for step in story.steps)
-    return f"{_many(len(story.steps), 'step')} in {wording.duration(seconds)}; {reused} found in the store and reused."
+    told = f"{_many(len(story.steps), 'step')} in {wording.duration(seconds)}; {reused} found in the store and reused."
+    if story.cost is None:
+        return told
+    told += f" The night cost {wording.money(story.cost, story.currency)}"
+    if story.cost_since_promotion is None:
+        return f"{told}."
+    since = wording.money(story.cost_since_promotion, story.currency)
+    whose = "this champion cost" if story.decision == "PROMOTE" else "all nights since the last promotion"
+    return f"{told}; {whose} {since}."
 
 
 def _ndcg(model: ModelRow) -> float | None:
@@ -206,8 +215,13 @@ def _sentence(text: str) -> str:
 
 
 def _origin(digest: str, lineage: Sequence[LineageNode]) -> str:
-    """The name of the step that made an object, or the beginning of its digest when it is not of this night."""
-    return next((node.step for node in lineage if node.digest == digest), digest[:12])
+    """What an object is called, or the beginning of its digest when it is not of this night."""
+    return next((_object(node) for node in lineage if node.digest == digest), digest[:12])
+
+
+def _object(node: LineageNode) -> str:
+    name = pedigree.NAMES.get(node.step, node.step)
+    return f"earlier {name}" if node.earlier else f"{name} {node.name}".strip()
 
 
 def _figure(picture: Picture) -> Markup:
@@ -224,7 +238,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = {name: getattr(wording, name) for name in _WORDED}
-    filters |= {"title": _title, "sentence": _sentence, "figure": _figure, "origin": _origin}
+    filters |= {"title": _title, "sentence": _sentence, "figure": _figure, "origin": _origin, "object": _object}
     environment.filters |= filters
     environment.tests["present"] = present
     environment.globals |= {

@@ -3,11 +3,11 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from recsys.config import PRESETS, NightConfig
+from recsys.config import PRESETS, MonitorConfig, NightConfig, Section
 from recsys.errors import ConfigError
 
 
@@ -20,14 +20,29 @@ def resolve(preset: str, overrides: Iterable[str] = ()) -> NightConfig:
         raise ConfigError(
             f"there is no preset {preset!r}", where="--preset", mend=f"Choose one of {', '.join(PRESETS)}."
         )
-    sections = PRESETS[preset].model_dump()
+    return _overridden(NightConfig, PRESETS[preset].model_dump(), overrides)
+
+
+def resolve_monitor(overrides: Iterable[str] = ()) -> MonitorConfig:
+    """As `resolve`, for the monitor's only section: `monitor.decay=0.1`."""
+    return _overridden(_Watch, _Watch().model_dump(), overrides).monitor
+
+
+class _Watch(Section):
+    monitor: MonitorConfig = MonitorConfig()
+
+
+Whole = TypeVar("Whole", bound=Section)
+
+
+def _overridden(kind: type[Whole], sections: dict[str, Any], overrides: Iterable[str]) -> Whole:
     for override in overrides:
         section, knob, value = _split(override)
         _require(section, sections, "section", where=f"--set {override}")
         _require(knob, sections[section], "knob", where=f"--set {override}", prefix=f"{section}.")
         sections[section][knob] = value
     try:
-        return NightConfig.model_validate(sections)
+        return kind.model_validate(sections)
     except ValidationError as error:
         raise ConfigError(*_first_fault(error), mend="See the knobs in recsys/config.py or the form.") from None
 

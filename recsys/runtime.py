@@ -11,11 +11,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import onnxruntime
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recsys.artifact import CARD, GOLDEN, ITEMS, MEND, MODEL, Card, Golden, verify
 from recsys.errors import ArtifactError, DataError
+from recsys.item_columns import NO_CODES, Filter, ItemColumns
 from recsys.recommender import History, Recommender, top_k
 
 BATCH_ROWS = 256
@@ -31,7 +30,6 @@ the last bit of a float32 state, and so, now and then, in one level.
 """
 
 NO_GOLDEN = Golden((), (), ())
-_NOTHING = np.empty(0, np.int32)
 
 INPUTS = ["history", "length", "exclude", "k"]
 OUTPUTS = ["codes", "scores", "all_scores"]
@@ -52,31 +50,6 @@ class Served:
     codes: np.ndarray  # (B, K) int32, best first, 0 where nothing is left
     scores: np.ndarray  # (B, K) float32, -inf where nothing is left
     popular: np.ndarray  # (B,) bool, answered by popularity because the history holds no known item
-
-
-@dataclass(frozen=True)
-class ItemColumns:
-    """What the runtime knows of the items; item code c is place c - 1."""
-
-    item_ids: list[str]
-    counts: np.ndarray  # (N,) int64 training events
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> Self:
-        """Read items.parquet; ArtifactError when codes are not 1 to N or an id is missing or twice there."""
-        try:
-            file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
-            table = file.read(columns=["code", "item_id", "count"])
-            # Not read_table and to_numpy: those import pandas wherever it is installed.
-            codes, counts = (np.from_dlpack(table[name].combine_chunks()) for name in ("code", "count"))
-            item_ids = table["item_id"].to_pylist()
-        except (pa.ArrowException, KeyError, OSError) as reason:
-            raise ArtifactError(f"{ITEMS} cannot be read", mend=MEND) from reason
-        if not np.array_equal(codes, np.arange(1, len(codes) + 1)):
-            raise ArtifactError(f"{ITEMS} does not hold the codes 1 to {len(codes)} in order", mend=MEND)
-        if None in item_ids or len(set(item_ids)) < len(item_ids):
-            raise ArtifactError(f"{ITEMS} has an item without an id or an id twice", mend=MEND)
-        return cls(item_ids, counts)
 
 
 class ServingGraph:
@@ -130,8 +103,7 @@ class Runtime(Recommender):
         if len(items.item_ids) != card.items:
             raise ArtifactError(f"{ITEMS} holds {len(items.item_ids)} items, {CARD} says {card.items}", mend=MEND)
         self.graph, self.card, self.golden, self.name, self.items = graph, card, golden, name, card.items
-        self.item_ids = items.item_ids
-        self.code_of = {item_id: code for code, item_id in enumerate(items.item_ids, start=1)}
+        self.columns, self.item_ids, self.code_of = items, items.item_ids, items.code_of
         self.popularity = items.counts.astype(np.float32)
 
     @classmethod
@@ -161,7 +133,7 @@ class Runtime(Recommender):
         """As Recommender.top, by the graph's own exact top-k. Unknown codes may be excluded too."""
         k = min(k, self.items)
         read = [self._read(history) for history in histories]
-        barred = [self._known(codes) for codes in exclude] if exclude is not None else [_NOTHING] * len(read)
+        barred = [self._known(codes) for codes in exclude] if exclude is not None else [NO_CODES] * len(read)
         codes, scores = np.zeros((len(read), k), np.int32), np.full((len(read), k), -np.inf, np.float32)
         for row in (row for row, history in enumerate(read) if not len(history)):
             codes[row], scores[row] = self._most_popular(barred[row], k)
@@ -171,23 +143,42 @@ class Runtime(Recommender):
             )
         return codes, scores
 
-    def serve(self, histories: Sequence[History], k: int) -> Served:
-        """The best k items of each user by the card's rule on repeats. A history may be empty."""
+    def serve(self, histories: Sequence[History], k: int, filters: Sequence[Filter] | None = None) -> Served:
+        """The best k items of each user by the card's rule on repeats and by its filter. A history may be empty.
+
+        What is denied is left out by the graph; what is allowed is ranked among itself, from the scores of all items.
+        """
         exclude = histories if self.card.repeats == "exclude" else None
-        codes, scores = self.top(histories, k, exclude)
-        return Served(codes, scores, np.array([not len(self._known(history)) for history in histories], bool))
+        popular = np.array([not len(self._known(history)) for history in histories], bool)
+        if filters is None:
+            return Served(*self.top(histories, k, exclude), popular)
+        seen = [NO_CODES] * len(histories) if exclude is None else exclude
+        barred = [np.concatenate([codes, each.denied]) for codes, each in zip(seen, filters, strict=True)]
+        k = min(k, self.items)
+        codes, scores = np.zeros((len(histories), k), np.int32), np.full((len(histories), k), -np.inf, np.float32)
+        free = [row for row, each in enumerate(filters) if each.allowed is None]
+        codes[free], scores[free] = self.top([histories[row] for row in free], k, [barred[row] for row in free])
+        among = {
+            row: np.setdiff1d(self._known(each.allowed), barred[row])
+            for row, each in enumerate(filters)
+            if each.allowed is not None
+        }
+        for row, listed, best in self._best_among(histories, among, k):
+            codes[row, : len(listed)], scores[row, : len(listed)] = listed, best
+        return Served(codes, scores, popular)
 
     def codes(self, item_ids: Sequence[str]) -> History:
         """A history of raw item ids as codes; ids the model does not know are left out."""
-        known = (self.code_of.get(item_id, 0) for item_id in item_ids)
-        return np.array([code for code in known if code], np.int32)
+        return self.columns.codes(item_ids)
 
-    def recommend(self, histories: Sequence[Sequence[str]], k: int = DEFAULT_K) -> list[list[Recommendation]]:
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int = DEFAULT_K, filters: Sequence[Filter] | None = None
+    ) -> list[list[Recommendation]]:
         """The best k items of each history of raw item ids, oldest first; fewer where fewer are left.
 
-        A history without any known item is answered with the most popular items.
+        A history without any known item is answered with the most popular items, filtered alike.
         """
-        served = self.serve([self.codes(history) for history in histories], k)
+        served = self.serve([self.codes(history) for history in histories], k, filters)
         return [
             [
                 Recommendation(self.item_ids[code - 1], float(score), "popular" if popular else "model")
@@ -232,6 +223,19 @@ class Runtime(Recommender):
         row[barred - 1] = -np.inf
         codes, scores = top_k(row[None], k)
         return codes[0], scores[0]
+
+    def _best_among(
+        self, histories: Sequence[History], among: Mapping[int, np.ndarray], k: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each row of `among` its best codes (K,) of those named there, ascending, and their scores (K,)."""
+        rows = [row for row, codes in among.items() if len(codes)]
+        size = max(1, BATCH_SCORES // self.items)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            for row, scores in zip(some, self.scores([histories[row] for row in some]), strict=True):
+                places, best = top_k(scores[among[row] - 1][None], k)
+                kept = places[0] > 0
+                yield row, among[row][places[0][kept] - 1], best[0][kept]
 
     def _batches(self, read: Sequence[History]) -> Iterator[np.ndarray]:
         """Rows of equally long histories: unpadded, so that no row depends on another by a single bit."""

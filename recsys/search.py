@@ -29,11 +29,14 @@ from recsys.losses import Distillation
 from recsys.sequence_model import Scorer, ranking_validator
 from recsys.soft_labels import SoftLabels
 from recsys.student import Student, grow
-from recsys.training import Epoch, Schedule, device, fit
+from recsys.training import Epoch, Schedule, device, fit, never
 
 WEIGHTS = (0.7, 1.0)
 FIRST_WEIGHT = 0.9
 KEPT = (10, 20, 50)
+LEAST_TRIALS = 2
+"""The undistilled student and a distilled one: a search that is cut short has tried both."""
+
 MAX_FAILURES = 3
 """Trials that may fail in one search; each is replaced, from another seed."""
 
@@ -97,6 +100,10 @@ class Search:
     trials: tuple[Trial, ...]
 
 
+class _Enough(Exception):  # noqa: N818  no error
+    """Ends a trial that there is no time for."""
+
+
 def _ignore_trial(trial: Trial) -> None:
     """Do nothing with a trial."""
 
@@ -113,11 +120,14 @@ def search(
     warm: Student | None = None,
     on_trial: Callable[[Trial], None] = _ignore_trial,
     on_epoch: Callable[[int, Epoch], None] = _ignore_epoch,
+    enough: Callable[[], bool] = never,
 ) -> Search:
     """Run the trials that are still missing and give the best student, with the weights of its best epoch.
 
     With `warm`, an earlier student, every trial starts from it, grown to tonight's catalog, at its width.
-    `on_trial` hears of every trial, after a resume also of those before it. The same arguments give the same
+    `on_trial` hears of every trial, after a resume also of those before it. `enough` is asked before each trial and
+    after each of its epochs, once the undistilled student and a distilled one are there, whether to stop with what there
+    is: fewer trials come back, and the same search goes on from the journal. The same arguments give the same
     student, to the bit, on one torch build and thread count, however often the search was killed. Raises
     ConfigError when `warm` reads another length, TrainingError when more than MAX_FAILURES trials fail.
     """
@@ -129,9 +139,12 @@ def search(
         for trial in trials[told:]:
             on_trial(trial)
         told = len(trials)
-        if told >= config.trials:
+        if told >= config.trials or (told >= LEAST_TRIALS and enough()):
             break
-        course.advance(study, told, on_epoch)
+        try:
+            course.advance(study, told, on_epoch, enough if told >= LEAST_TRIALS else never)
+        except _Enough:
+            break
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
     return Search(Student.load(course.folder(best.number), config.dropout), best, trials[0], tuple(trials))
 
@@ -157,8 +170,13 @@ class _Course:
         """Where the weights of a complete trial are."""
         return self.place.weights / f"trial-{number:03d}"
 
-    def advance(self, study: optuna.Study, number: int, on_epoch: Callable[[int, Epoch], None]) -> None:
-        """Run trial `number`. It ends complete, pruned or failed; once complete, its weights are in place."""
+    def advance(
+        self, study: optuna.Study, number: int, on_epoch: Callable[[int, Epoch], None], enough: Callable[[], bool]
+    ) -> None:
+        """Run trial `number`. It ends complete, pruned or failed; once complete, its weights are in place.
+
+        Raises _Enough in the middle of it, and the trial counts as killed.
+        """
         failures = _failures(study)
         if len(failures) > MAX_FAILURES:
             raise TrainingError(_table(failures, number, self.config.trials), mend="Lower search.learning_rate.")
@@ -168,6 +186,8 @@ class _Course:
         def hear(epoch: Epoch) -> None:
             epochs.append(epoch)
             on_epoch(number, epoch)
+            if epoch.number < self.epochs and enough():
+                raise _Enough
             trial.report(epoch.validation_ndcg, epoch.number)
             if number > 0 and epoch.number < self.epochs and trial.should_prune():
                 raise optuna.TrialPruned

@@ -58,7 +58,7 @@ def p_of_loss(a: np.ndarray, b: np.ndarray, loss: float, resamples: int = RESAMP
     shortfall = _checked(a) - (1 - loss) * _checked(b)
     if len(shortfall) < 2:
         return 1.0
-    held = sum(int((means[:, 0] >= 0).sum()) for means in _resampled_means(shortfall[:, None], resamples, seed))
+    held = sum(int((means[:, 0] >= 0).sum()) for means in resampled_means(shortfall[:, None], resamples, seed))
     return (1 + held) / (1 + resamples)
 
 
@@ -81,12 +81,12 @@ def _paired(statistic: Statistic, a: np.ndarray, b: np.ndarray, draw: tuple[floa
     value = float(statistic(mean[:1], mean[1:])[0])
     if len(values) == 1:
         return Interval(value, min(-1.0, value), max(1.0, value))
-    parts = [statistic(means[:, 0], means[:, 1]) for means in _resampled_means(values, resamples, seed)]
+    parts = [statistic(means[:, 0], means[:, 1]) for means in resampled_means(values, resamples, seed)]
     low, high = np.quantile(np.concatenate(parts), [1 - confidence, confidence])
     return Interval(value, float(low), float(high))
 
 
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_means(values: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Means of `values` (C, M) over `resamples` draws of C users with replacement, as chunks (R, M)."""
     users = len(values)
     rng = np.random.default_rng(seed)

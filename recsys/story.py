@@ -120,11 +120,14 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step of the night; `reused` when its result was found in the store."""
+    """One step of the night; `reused` when its result was found in the store. Its cost is in `Story.currency`."""
 
     name: str
-    seconds: float | None
+    seconds: float | None  # of the clock
     reused: bool
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+    cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -199,11 +202,17 @@ class DataFlow:
 
 @dataclass(frozen=True)
 class LineageNode:
-    """One object of the store and the digests of what it was made from."""
+    """One object of the store, or an input file, and the digests of what it was made from."""
 
     step: str
     digest: str
     parents: tuple[str, ...]
+    name: str = ""  # of an input file
+    count: int | None = None
+    of: str = ""  # what is counted: rows, users, positions
+    bytes: int | None = None
+    made: int | None = None  # seconds UTC
+    earlier: bool = False  # handed over by an earlier night
 
 
 @dataclass(frozen=True)
@@ -216,6 +225,8 @@ class Story:
     sentence: str
     advice: str
     registry: str = ""  # what the registry holds now, in one sentence
+    scores: str = ""  # the newest batch scores and how many lists they changed, in one sentence
+    cut_short: str = ""  # what the time budget ended before it was done, in one sentence
     models: tuple[ModelRow, ...] = ()
     teacher_curve: tuple[CurvePoint, ...] = ()
     trials: tuple[TrialRow, ...] = ()
@@ -225,6 +236,8 @@ class Story:
     slices: tuple[SliceRow, ...] = ()
     slice_max_loss: float = 0.0
     steps: tuple[StepRow, ...] = ()
+    currency: str = ""  # of all costs
+    cost_since_promotion: float | None = None  # of the nights after the one that made the last champion, with this one
     examples: tuple[Example, ...] = ()
     data: DataFlow | None = None
     lineage: tuple[LineageNode, ...] = ()
@@ -233,6 +246,12 @@ class Story:
     def model(self, role: Role) -> ModelRow | None:
         """The first model in a role; None when the night has none, as on a first night without a champion."""
         return next((model for model in self.models if model.role == role), None)
+
+    @property
+    def cost(self) -> float | None:
+        """Of the steps together; None where no step has one, as in a story of before costs were kept."""
+        costs = [step.cost for step in self.steps if step.cost is not None]
+        return sum(costs) if costs else None
 
     def to_json(self) -> str:
         """Canonical JSON. A number that is not finite becomes null, and is shown as absent."""

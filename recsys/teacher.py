@@ -15,7 +15,7 @@ from recsys.config import TeacherConfig
 from recsys.decoder import Decoder, DecoderShape
 from recsys.errors import StoreError
 from recsys.histories import Cases, Histories
-from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, ranking_validator, seeded
+from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, never, ranking_validator, seeded
 
 BATCH_TOKENS = 2048  # a teacher gains more from many steps than from large ones
 
@@ -110,10 +110,12 @@ def fit_teacher(
     *,
     length: int,
     on_epoch: Callable[[Epoch], None] = ignore,
+    enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
 ) -> tuple[Teacher, list[Epoch]]:
     """Train a teacher of `items` items that reads `length` of them; the best epoch on the validation `cases` is kept.
 
+    `on_epoch`, `enough` and `checkpoint` are those of `fit`.
     `vectors` (N, d) are the whitened texts, None without any. The order inside a basket is drawn anew each epoch.
     """
     on = device()
@@ -122,5 +124,8 @@ def fit_teacher(
         teacher = Teacher(shape, vectors, config.dropout).to(on)
     schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=True)
     validate = ranking_validator(teacher, cases)
-    epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
+    epochs = fit(
+        teacher, histories, length, schedule, HardLabels(), validate,
+        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint,
+    )  # fmt: skip
     return teacher, epochs

@@ -37,6 +37,7 @@ __all__ = [
     "SequenceModel",
     "device",
     "fit",
+    "never",
     "ranking_validator",
     "seeded",
 ]
@@ -124,6 +125,11 @@ def ignore(epoch: Epoch) -> None:
     """Do nothing with an epoch."""
 
 
+def never() -> bool:
+    """What is not cut short."""
+    return False
+
+
 def device() -> torch.device:
     """CUDA when it is there, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -138,6 +144,7 @@ def fit(
     validate: Callable[[], float],
     *,
     on_epoch: Callable[[Epoch], None] = ignore,
+    enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
 ) -> list[Epoch]:
     """Train `model` in place on the training part of `histories`; it is left with the weights of its best epoch.
@@ -145,7 +152,8 @@ def fit(
     `validate` gives the NDCG@10 that decides which epoch was best, on a tie the later. `on_epoch` hears of every
     epoch, after a resume also of those before it, and may raise to stop the run. The file `checkpoint` is written
     after each epoch and removed at the end; a run of the same model, data and schedule goes on from it to the same
-    bits. Raises TrainingError when there is nothing to train on or the loss is not a number.
+    bits. `enough` is asked after each epoch whether to stop with the best so far: fewer epochs come back, and the
+    checkpoint stays. Raises TrainingError when there is nothing to train on or the loss is not a number.
     """
     run = _Run(model, histories, Windows.of_training(histories, length), schedule, objective)
     made_from = run.digest()
@@ -154,13 +162,13 @@ def fit(
         run.restore(found)
     for epoch in run.epochs:
         on_epoch(epoch)
-    while len(run.epochs) < schedule.epochs:
+    while len(run.epochs) < schedule.epochs and not (run.epochs and enough()):
         run.advance(validate)
         if checkpoint:
             run.checkpoint(made_from).save(checkpoint)
         on_epoch(run.epochs[-1])
     run.keep_best()
-    if checkpoint:
+    if checkpoint and len(run.epochs) == schedule.epochs:
         checkpoint.unlink(missing_ok=True)
     return run.epochs
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Self
 
 from recsys.statistics import Interval
@@ -67,6 +67,12 @@ class Verdict:
     sentence: str
     advice: str
     criteria: tuple[Criterion, ...]
+
+    def held_back(self, reason: str) -> "Verdict":
+        """The same evidence, but whatever would be promoted by it is held, because of a `reason` that is no criterion."""
+        if self.decision != "PROMOTE":
+            return self
+        return replace(self, decision="HOLD", sentence=f"{reason}. {self.sentence}", advice="Nothing to do.")
 
     def to_json(self) -> str:
         """Canonical text: the same verdict gives the same bytes."""

@@ -86,6 +86,14 @@ def duration(seconds: float | None) -> str:
     return " ".join(f"{number}{_NO_BREAK}{unit}" for number, unit in parts[first : first + 2])
 
 
+def money(amount: float | None, currency: str) -> str:
+    """0.000041 -> "0.000041 EUR": at least cents, else two significant digits, for a step costs a fraction of one."""
+    if not present(amount):
+        return ABSENT
+    digits = 2 if not amount else max(2, 1 - math.floor(math.log10(abs(amount))))
+    return f"{amount:,.{digits}f}{_NO_BREAK}{plain(currency, 8)}"
+
+
 def times(ratio: float | None) -> str:
     """30.81 -> "31×"; below ten with one decimal."""
     if not present(ratio):

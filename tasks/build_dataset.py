@@ -1,16 +1,16 @@
 """build: accepted files into coded histories in shards, split in time."""
 
+import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 
 from recsys.dataset import Build, BuildPlan, build
-from recsys.errors import ConfigError
-from tasks.adapters.store import Recipe
-from tasks.night import TASK_OPTIONS, Night, Step, step
+from recsys.known import as_of_time, moment, newest_before
+from tasks.adapters.store import Recipe, Store
+from tasks.night import TASK_OPTIONS, Night, Source, Step, step
 from tasks.opening import open_build
 from tasks.refs import AcceptedRef, DatasetRef, digest_of
 
@@ -22,10 +22,9 @@ def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
     """Union of the files, duplicates counted once, append-only item codes, histories cut at the as-of time."""
     events, data = night.config.events, night.config.data
     with step(night, "build", "Building histories") as at:
-        as_of = parse_as_of(night.source.as_of)
-        before = at.decide_once(
-            f"catalog-before-{digest_of(accepted.digests())}", lambda: at.store.head("catalog") or {}
-        )
+        as_of = effective_as_of(at.store, accepted, night.source)
+        known = digest_of(accepted.digests()) + ("" if as_of is None else f"-{as_of}")
+        before = at.decide_once(f"catalog-before-{known}", lambda: at.store.head("catalog") or {})
         config = {
             "events": events.model_dump(mode="json", exclude={"max_quarantined"}),
             "data": data.model_dump(mode="json", exclude={"history_length"}),
@@ -44,7 +43,7 @@ def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
                 temp=at.store.scratch(recipe),
                 threads=at.settings.threads,
             )
-            files = [at.store.open(f.step, f.digest) / "accepted.parquet" for f in accepted.files]
+            files = accepted_files(at.store, accepted)
             items = (
                 at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet" if accepted.items else None
             )
@@ -60,22 +59,22 @@ def build_dataset(night: Night, accepted: AcceptedRef) -> DatasetRef:
         return DatasetRef.of(stored, users=made.users, items=made.items, as_of=made.as_of)
 
 
-def parse_as_of(text: str) -> int | None:
-    """ISO 8601 (UTC where it names no zone) -> seconds UTC; empty -> None. ConfigError when unreadable or in the future."""
-    if not text:
+def effective_as_of(store: Store, accepted: AcceptedRef, source: Source) -> int | None:
+    """Seconds UTC from which on nothing is known; None: just after the newest accepted event, as where nothing bounds.
+
+    A bound that leaves no event out is none, so that nights in which no event came make the same dataset. ConfigError
+    for a time that is unreadable or, as an explicit as-of, in the future; DataError when no event is before the bound.
+    """
+    if source.as_of:
+        return int(as_of_time(source.as_of).timestamp())
+    if not source.until:
         return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"{text!r} is no ISO 8601 time",
-            where="--as-of",
-            mend="Write --as-of 2011-12-09 or 2011-12-09T02:00:00+01:00.",
-        ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment > datetime.now(UTC):
-        raise ConfigError(f"{text} is in the future", where="--as-of", mend="Leave it out to use the newest event.")
-    return int(moment.timestamp())
+    return newest_before(accepted_files(store, accepted), math.ceil(moment(source.until).timestamp())).as_of
+
+
+def accepted_files(store: Store, accepted: AcceptedRef) -> list[Path]:
+    """Tonight's accepted events, file by file."""
+    return [store.open(f.step, f.digest) / "accepted.parquet" for f in accepted.files]
 
 
 def _catalog(at: Step, before: Mapping[str, Any]) -> Path | None:

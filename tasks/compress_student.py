@@ -13,6 +13,7 @@ from recsys.losses import Distillation
 from recsys.student import Student
 from tasks import computing
 from tasks.adapters.store import Recipe, canonical
+from tasks.deadline import Got
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
@@ -35,7 +36,7 @@ def compress_student(night: Night, dataset: DatasetRef, labels: LabelsRef, stude
             (student.digest, dataset.digest, *labels.digests()),
             computing.use(at.settings),
         )
-        grid = at.make(recipe, lambda out: _compress(at, dataset, labels, student, out))
+        grid, cut = at.make_in_time(recipe, lambda out: _compress(at, dataset, labels, student, out))
         folder = at.store.open("compress", grid.digest) / "artifact"
         publish = Recipe("artifact", VERSION, {}, (grid.digest, student.digest, dataset.digest, labels.teacher.digest))
         stored = at.make(publish, lambda out: shutil.copytree(folder, out, dirs_exist_ok=True))
@@ -48,10 +49,12 @@ def compress_student(night: Night, dataset: DatasetRef, labels: LabelsRef, stude
             student=student.digest,
             teacher=labels.teacher.digest,
             dataset=dataset.digest,
+            cut_short=tuple(part for part in (labels.teacher.cut_short, student.cut_short, cut) if part),
         )
 
 
-def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: StudentRef, out: Path) -> None:
+def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: StudentRef, out: Path) -> Got:
+    """Writes the grid and the artifact; says how many of the points there are."""
     config = at.night.config
     opened = open_dataset(at.store, dataset)
     publication = Publication(
@@ -77,5 +80,6 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         )
 
     loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)
-    made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point)
+    made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time)
     (out / "grid.json").write_bytes(canonical([asdict(point) for point in made.points]))
+    return Got(made.tried, made.asked, "ways to compress")

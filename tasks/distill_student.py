@@ -12,6 +12,7 @@ from recsys.student import Student
 from recsys.training import Epoch
 from tasks import computing
 from tasks.adapters.store import Recipe, canonical
+from tasks.deadline import Got
 from tasks.incumbents import student_to_start_from
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
@@ -33,20 +34,23 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
             computing.use(at.settings),
         )
 
-        def build(out: Path) -> None:
+        def build(out: Path) -> Got:
             found = _search(at, dataset, labels, parent, at.store.scratch(recipe))
             found.student.save(out)
             (out / "trials.json").write_bytes(canonical([_without_seconds(trial, found) for trial in found.trials]))
             (out / "measured.json").write_bytes(canonical({"seconds": [trial.seconds for trial in found.trials]}))
+            return Got(len(found.trials), night.config.search.trials, "trials")
 
-        stored = at.make(recipe, build)
+        stored, cut = at.make_in_time(recipe, build)
         trials = json.loads((at.store.open("distil", stored.digest) / "trials.json").read_text())
         best = next(trial for trial in trials if trial["best"])
         at.tell(
             f"best of {len(trials)}: width {best['width']}, distillation weight {best['weight']:.2f}, "
             f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}"
         )
-        return StudentRef.of(stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials))
+        return StudentRef.of(
+            stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials), cut_short=cut
+        )
 
 
 def _search(at: Step, dataset: DatasetRef, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:
@@ -72,6 +76,7 @@ def _search(at: Step, dataset: DatasetRef, labels: LabelsRef, parent: str | None
         warm=Student.load(at.store.open("distil", parent)) if parent else None,
         on_trial=lambda trial: _record(at, trial),
         on_epoch=on_epoch,
+        enough=at.out_of_time,
     )
 
 

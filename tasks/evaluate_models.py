@@ -1,6 +1,6 @@
 """evaluate: artifact, float student, teacher, champion and both baselines, full ranking on the same test users."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,16 @@ from tasks.adapters.store import Recipe, canonical
 from tasks.incumbents import standing_champion
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
-from tasks.refs import ArtifactRef, DatasetRef, ReportRef, ReportsRef, StudentRef, TeacherRef
+from tasks.refs import (
+    ArtifactRef,
+    DatasetRef,
+    ReportRef,
+    ReportsRef,
+    Standing,
+    StudentRef,
+    TeacherRef,
+    TeacherReportsRef,
+)
 
 VERSION = 1
 
@@ -34,27 +43,35 @@ def evaluate_models(
     with step(night, "evaluate", "Evaluating on the test users") as at:
         computing.use(at.settings)
         lab = _Laboratory(at, dataset)
-        standing = standing_champion(at)
+        standing = standing_champion(at, dataset)
         reports = {
-            "most_popular": lab.report("most_popular", "most_popular", lambda d: (MostPopular(d.training_counts()), 0)),
-            "neighbours": lab.report(
-                "neighbours", "neighbours", lambda d: (Neighbours(d.histories, d.catalog.items), 0)
-            ),
-            "teacher": lab.report("teacher", teacher.digest, lambda d: _teacher(at, teacher.digest, "teacher")),
+            **lab.teacher_and_baselines(teacher),
             "student": lab.report("student", student.digest, lambda d: _student(at, student)),
             "artifact": lab.report("artifact", artifact.digest, lambda d: _artifact(at, artifact.digest, "artifact")),
         }
-        if standing.digest and standing.digest != artifact.digest:
+        if standing.digest and standing.digest != artifact.digest and not standing.ahead:
             champion = standing.digest
             reports["champion"] = lab.report("champion", champion, lambda d: _artifact(at, champion, "champion"))
-        previous = at.registry.alias(TEACHER, "champion")
-        if previous and previous.digest != teacher.digest:
-            reports["previous_teacher"] = lab.report(
-                "previous_teacher", previous.digest, lambda d: _teacher(at, previous.digest, "previous_teacher")
-            )
-        for name, report in reports.items():
-            at.tracking.log_metrics(night.run_id, {f"{name}/ndcg_at_10": report.ndcg_at_10}, step=0)
+        reports |= lab.previous_teacher(teacher, standing)
+        _record(at, reports)
         return ReportsRef(**reports, standing=standing)
+
+
+@task(name="evaluate", **TASK_OPTIONS)
+def evaluate_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> TeacherReportsRef:
+    """A new teacher, the one before it and both baselines, on the same test users."""
+    with step(night, "evaluate", "Evaluating on the test users") as at:
+        computing.use(at.settings)
+        lab = _Laboratory(at, dataset)
+        standing = standing_champion(at, dataset)
+        reports = {**lab.teacher_and_baselines(teacher), **lab.previous_teacher(teacher, standing)}
+        _record(at, reports)
+        return TeacherReportsRef(**reports, standing=standing)
+
+
+def _record(at: Step, reports: Mapping[str, ReportRef]) -> None:
+    for name, report in reports.items():
+        at.tracking.log_metrics(at.night.run_id, {f"{name}/ndcg_at_10": report.ndcg_at_10}, step=0)
 
 
 class _Laboratory:
@@ -67,6 +84,27 @@ class _Laboratory:
     @cached_property
     def dataset(self) -> Dataset:
         return open_dataset(self.at.store, self.ref)
+
+    def teacher_and_baselines(self, teacher: TeacherRef) -> dict[str, ReportRef]:
+        """By role."""
+        at, digest = self.at, teacher.digest
+        return {
+            "most_popular": self.report(
+                "most_popular", "most_popular", lambda d: (MostPopular(d.training_counts()), 0)
+            ),
+            "neighbours": self.report(
+                "neighbours", "neighbours", lambda d: (Neighbours(d.histories, d.catalog.items), 0)
+            ),
+            "teacher": self.report("teacher", digest, lambda d: _teacher(at, digest, "teacher")),
+        }
+
+    def previous_teacher(self, teacher: TeacherRef, standing: Standing) -> dict[str, ReportRef]:
+        """The champion teacher, unless this is the one or it may not be compared with it."""
+        previous = self.at.registry.alias(TEACHER, "champion")
+        if previous is None or previous.digest == teacher.digest or standing.teacher_ahead:
+            return {}
+        at, role = self.at, "previous_teacher"
+        return {role: self.report(role, previous.digest, lambda d: _teacher(at, previous.digest, role))}
 
     def report(self, role: str, digest: str, open_model: Callable[[Dataset], tuple[Recommender, int]]) -> ReportRef:
         """The report of the model `digest`, named by its role tonight."""

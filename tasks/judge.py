@@ -7,10 +7,10 @@ from prefect import task
 from recsys.evaluate import ModelReport
 from recsys.gate import Evidence, Verdict, judge_teacher
 from recsys.gate import judge as judged
-from tasks.adapters.registry import STUDENT
-from tasks.adapters.store import Recipe
+from tasks.adapters.registry import STUDENT, VERDICT
+from tasks.adapters.store import Recipe, Stored
 from tasks.night import TASK_OPTIONS, Night, Step, step
-from tasks.refs import ArtifactRef, ReportRef, ReportsRef, VerdictRef
+from tasks.refs import ArtifactRef, ReportRef, ReportsRef, Standing, TeacherReportsRef, VerdictRef
 
 VERSION = 1
 
@@ -19,33 +19,90 @@ VERSION = 1
 def judge(night: Night, artifact: ArtifactRef, reports: ReportsRef) -> VerdictRef:
     """The verdict on the artifact, and beside it the verdict on the teacher."""
     with step(night, "judge", "Judging") as at:
-        if reports.standing.digest == artifact.digest:
-            return _judged_before(at, reports)
+        known = _judged_before(at, artifact, reports.standing)
+        if known is not None:
+            return known
+        held = _held_back(reports.standing)
         recipe = Recipe(
             "judge",
             VERSION,
-            {"gate": night.config.gate.model_dump(mode="json"), "limits": night.config.limits.model_dump(mode="json")},
+            {
+                "gate": night.config.gate.model_dump(mode="json"),
+                "limits": night.config.limits.model_dump(mode="json"),
+                **({"held_back": held} if held else {}),
+            },
             tuple(f"{role} {report.digest}" for role, report in reports.by_role().items()),
         )
 
         def build(out: Path) -> None:
-            (out / "verdict.json").write_text(_student(at, reports).to_json())
-            (out / "teacher.json").write_text(_teacher(at, reports).to_json())
+            verdicts = {"verdict": _student(at, reports), "teacher": _teacher(at, reports)}
+            for name, verdict in verdicts.items():
+                told = verdict.held_back(held[name]) if name in held else verdict
+                (out / f"{name}.json").write_text(told.to_json())
 
         stored = at.make(recipe, build)
         verdict = Verdict.from_json((at.store.open("judge", stored.digest) / "verdict.json").read_text())
+        if reports.standing.digest == artifact.digest:
+            return _champion_itself(at, stored, reports.standing, verdict)
         at.tell(f"{verdict.decision}: {verdict.sentence}")
         return VerdictRef.of(stored, decision=verdict.decision, sentence=verdict.sentence)
 
 
-def _judged_before(at: Step, reports: ReportsRef) -> VerdictRef:
-    """The candidate is the champion, byte by byte: nothing is judged, and the verdict that made it stands."""
-    assert reports.standing.version is not None
-    champion = at.registry.version(STUDENT, reports.standing.version)
-    stored = at.reuse("judge", champion.tags["recsys.verdict"])
-    sentence = f"the candidate is the champion, version {champion.number}, byte by byte"
+@task(name="judge", **TASK_OPTIONS)
+def judge_new_teacher(night: Night, reports: TeacherReportsRef) -> VerdictRef:
+    """The verdict on a teacher alone."""
+    with step(night, "judge", "Judging") as at:
+        held = reports.standing.teacher_ahead
+        config = {"gate": night.config.gate.model_dump(mode="json"), "held_back": held}
+        parents = tuple(f"{role} {report.digest}" for role, report in reports.by_role().items())
+
+        def build(out: Path) -> None:
+            verdict = _teacher(at, reports)
+            (out / "teacher.json").write_text((verdict.held_back(held) if held else verdict).to_json())
+
+        stored = at.make(Recipe("judge", VERSION, config, parents), build)
+        verdict = Verdict.from_json((at.store.open("judge", stored.digest) / "teacher.json").read_text())
+        at.tell(f"{verdict.decision}: {verdict.sentence}")
+        return VerdictRef.of(stored, decision=verdict.decision, sentence=verdict.sentence)
+
+
+def _held_back(standing: Standing) -> dict[str, str]:
+    """Why a student or teacher of a night from before its champion may not replace it, by what is judged."""
+    reasons = {"verdict": standing.ahead, "teacher": standing.teacher_ahead}
+    return {judged: reason for judged, reason in reasons.items() if reason}
+
+
+def _judged_before(at: Step, artifact: ArtifactRef, standing: Standing) -> VerdictRef | None:
+    """The verdict that stands when the candidate is the champion, byte by byte, or is of a night that was done before.
+
+    A night from before the champion is not judged again, lest the champion's later knowledge change what was decided.
+    """
+    if standing.digest == artifact.digest:
+        number, who = standing.version, "is the champion"
+    elif standing.ahead:
+        numbers = [v.number for v in at.registry.versions(STUDENT) if v.digest == artifact.digest]
+        number, who = max(numbers, default=None), "was judged before"
+    else:
+        return None
+    if number is None:
+        return None
+    tags = next((v.tags for v in at.registry.versions(STUDENT) if v.number == number), {})
+    verdict = tags.get(VERDICT)
+    if verdict is None or not at.has("judge", verdict):
+        return None
+    sentence = f"the candidate {who}, version {number}, byte by byte"
     at.tell(f"NO CHANGE: {sentence}")
-    return VerdictRef.of(stored, decision="NO CHANGE", sentence=sentence)
+    stored = at.reuse("judge", verdict)
+    return VerdictRef.of(stored, decision="NO CHANGE", sentence=sentence, version=number)
+
+
+def _champion_itself(at: Step, stored: Stored, standing: Standing, verdict: Verdict) -> VerdictRef:
+    """The candidate is a champion that no verdict is known of, for it was adopted by hand: judged now, and left alone."""
+    sentence = f"the candidate is the champion, version {standing.version}, byte by byte"
+    at.tell(
+        f"NO CHANGE: {sentence}. Asked now for the first time, the gate says {verdict.decision}: {verdict.sentence}"
+    )
+    return VerdictRef.of(stored, decision="NO CHANGE", sentence=sentence, version=standing.version)
 
 
 def _student(at: Step, reports: ReportsRef) -> Verdict:
@@ -61,7 +118,7 @@ def _student(at: Step, reports: ReportsRef) -> Verdict:
     return judged(evidence, at.night.config.gate, at.night.config.limits)
 
 
-def _teacher(at: Step, reports: ReportsRef) -> Verdict:
+def _teacher(at: Step, reports: ReportsRef | TeacherReportsRef) -> Verdict:
     return judge_teacher(
         _report(at, reports.teacher),
         _report(at, reports.most_popular),

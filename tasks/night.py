@@ -1,13 +1,15 @@
 """What the steps of a night share: what was asked, where it is recorded, and how a step makes, tells and records."""
 
 import logging
+import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -19,17 +21,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from recsys import sample
 from recsys.config import NightConfig
 from recsys.errors import RecsysError, StoreError
-from tasks.adapters.ledger import Ledger
-from tasks.adapters.registry import Registry
-from tasks.adapters.settings import Settings
-from tasks.adapters.store import Recipe, Store, Stored
-from tasks.adapters.tracking import Tracking
+from tasks.adapters.disk import remove
+from tasks.adapters.night_lock import Holder, alone_tonight
+from tasks.adapters.store import Recipe, Stored
+from tasks.adapters.tracking import OCCASION, Tracking
+from tasks.deadline import CutShort, Deadline, Got
+from tasks.meter import Meter
+from tasks.settle_alias import settle_alias
+from tasks.turns import close_killed
+from tasks.workshop import Workshop
 
 TASK_OPTIONS: Mapping[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
 """One cache, ours; results never leave the process; what fails is the input or a defect, and neither mends by waiting."""
 
 TOLD_EVERY = 2.0
 """Seconds between two tellings of a step's progress."""
+
+WAITING_TOLD_EVERY = 60.0
+"""Seconds between two tellings that another night is waited for."""
 
 
 class Source(BaseModel):
@@ -47,6 +56,24 @@ class Source(BaseModel):
     as_of: str = Field(
         "", title="As of", description="ISO 8601 time; nothing from then on is known. Empty: after the newest event"
     )
+    until: str = Field(
+        "",
+        title="Known until",
+        description="ISO 8601 time; as of is just after the newest event before it. Empty: for a scheduled night its time",
+    )
+
+    def known_until(self, moment: datetime | None) -> Self:
+        """The same data, of which only what is before a moment may be known; what was asked for explicitly stays."""
+        if moment is None or self.as_of or self.until:
+            return self
+        return self.model_copy(update={"until": moment.astimezone(UTC).isoformat()})
+
+    @property
+    def known(self) -> str:
+        """What may be known, in words."""
+        if self.as_of or self.until:
+            return f"what was before {self.as_of or self.until}"
+        return "all events"
 
     def events_path(self) -> Path:
         """Where the events are."""
@@ -67,36 +94,18 @@ class Night(BaseModel):
     run_id: str  # of the parent run in MLflow
     source: Source
     config: NightConfig
+    deadline: Deadline = Deadline()
 
-
-@dataclass(frozen=True)
-class Workshop:
-    """The places and tools of this process."""
-
-    settings: Settings
-    store: Store
-    tracking: Tracking
-    registry: Registry
-    ledger: Ledger
-
-    @classmethod
-    def here(cls) -> "Workshop":
-        """The workshop of the home that the environment names."""
-        return _workshop(Settings.from_environment())
-
-
-@cache
-def _workshop(settings: Settings) -> Workshop:
-    tracking = Tracking(settings)
-    registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
-    return Workshop(settings, Store(settings.store), tracking, registry, Ledger(settings, registry))
+    def begin(self, name: str, title: str) -> "Step":
+        """A step of this night. A rehearsed night, which makes nothing, begins another kind of step."""
+        return Step(self, name, title)
 
 
 class Step:
     """A step at work: makes objects, tells how far it is, records what it took."""
 
     def __init__(self, night: Night, name: str, title: str) -> None:
-        workshop = Workshop.here()
+        self.workshop = workshop = Workshop.here()
         self.settings, self.store, self.tracking = workshop.settings, workshop.store, workshop.tracking
         self.registry, self.ledger = workshop.registry, workshop.ledger
         self.night, self.name, self.title = night, name, title
@@ -104,13 +113,44 @@ class Step:
         self.made: list[Stored] = []
         self.idle = False  # there was nothing to do
         self._artifact: UUID | None = None
-        self._told = self._began = time.monotonic()
+        self._told = time.monotonic()
+        self._meter = Meter()
 
     def make(self, recipe: Recipe, build: Callable[[Path], object]) -> Stored:
         """The object of a recipe, built or found."""
         stored = self.store.make(recipe, build)
         self.made.append(stored)
         return stored
+
+    def make_in_time(self, recipe: Recipe, build: Callable[[Path], Got]) -> tuple[Stored, str]:
+        """As `make`, for a `build` that the time budget may end early: it says how far it got.
+
+        What was cut short is another object than the whole one, by a recipe that names how far it got; the scratch of
+        the whole one stays, so that a night with more time goes on from there. Also gives how far it got, in words.
+        """
+
+        def aside() -> Path:
+            return self.store.scratch(recipe) / "cut-short"
+
+        def build_or_cut(out: Path) -> None:
+            got = build(out)
+            if not got.whole:
+                remove(aside())
+                out.rename(aside())
+                raise CutShort(got)
+
+        try:
+            return self.make(recipe, build_or_cut), ""
+        except CutShort as cut:
+            shorter = replace(recipe, config={**recipe.config, "cut_short": {cut.got.what: cut.got.done}})
+            stored = self.make(shorter, lambda out: shutil.copytree(aside(), out, dirs_exist_ok=True))
+            remove(aside())
+            self.tell(f"cut short by the time budget after {cut}")
+            return stored, f"{self.name} after {cut}"
+
+    def out_of_time(self) -> bool:
+        """Whether the night's time budget is used up."""
+        return self.night.deadline.passed()
 
     def reuse(self, step: str, digest: str) -> Stored:
         """An object that an earlier night made and this one goes on with."""
@@ -152,49 +192,85 @@ class Step:
         self.logger.info("%s", text, extra={"recsys_step": self.name})
 
     def close(self) -> None:
-        """Records seconds and reuse, and completes the progress artifact."""
-        seconds = time.monotonic() - self._began
+        """Records what it took and cost, and whether all was reused; completes the progress artifact."""
+        effort = self._meter.read()
         reused = self.idle or (bool(self.made) and all(stored.reused for stored in self.made))
-        self.tracking.log_metrics(
-            self.night.run_id, {f"seconds/{self.name}": seconds, f"reused/{self.name}": float(reused)}, step=0
-        )
+        taken = {
+            "seconds": effort.wall,
+            "cpu_seconds": effort.cpu,
+            "gpu_seconds": effort.gpu,
+            "cost": effort.price(self.night.config.cost),
+            "reused": float(reused),
+        }
+        metrics = {f"{what}/{self.name}": value for what, value in taken.items()}
+        self.tracking.log_metrics(self.night.run_id, metrics, step=0)
         if self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0, description=self.title)
-        done = "reused" if reused else f"done in {seconds:.1f} s"
+        done = "reused" if reused else f"done in {effort.wall:.1f} s"
         self.logger.info("%s", done, extra={"recsys_step": self.name, "recsys_share": 1.0, "recsys_reused": reused})
 
 
 @contextmanager
 def step(night: Night, name: str, title: str) -> Iterator[Step]:
     """One step of a night; it is recorded when it ends well."""
-    at = Step(night, name, title)
+    at = night.begin(name, title)
     at.logger.info("%s", title, extra={"recsys_step": name, "recsys_share": 0.0, "recsys_title": title})
     yield at
     at.close()
 
 
 @contextmanager
-def open_night(source: Source, config: NightConfig) -> Iterator[Night]:
-    """Opens the night's run in MLflow with the resolved configuration, and closes it as what it became."""
-    tracking = Workshop.here().tracking
-    _sentences_instead_of_tracebacks()
+def open_night(source: Source, config: NightConfig, occasion: str = "") -> Iterator[Night]:
+    """Opens the night's run in MLflow with the resolved configuration, and closes it as what it became.
+
+    What is no night, but works as one, names its `occasion`. One night of a home at a time: a second one waits, and
+    then goes on with the results of the first.
+    """
+    workshop = Workshop.here()
+    me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
+    with alone_tonight(workshop.settings, me, _Waiting()) as killed:
+        if killed:
+            close_killed(killed)
+        if (settled := settle_alias(workshop)) is not None:
+            get_run_logger().warning("%s", settled.sentence, extra={"recsys_step": "settle"})
+        yield from _opened(workshop.tracking, source, config, {OCCASION: occasion} if occasion else {})
+
+
+def _opened(tracking: Tracking, source: Source, config: NightConfig, more_tags: Mapping[str, str]) -> Iterator[Night]:
+    sentences_instead_of_tracebacks()
     params = {
         f"{section}.{knob}": str(value)
         for section, knobs in config.model_dump(mode="json").items()
         for knob, value in knobs.items()
     }
     params |= {f"source.{name}": str(value) for name, value in source.model_dump(mode="json").items()}
-    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name)}
+    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_name": str(flow_run.name), **more_tags}
     run_id = tracking.start_night(str(flow_run.name), tags, params)
     try:
-        yield Night(run_id=run_id, source=source, config=config)
+        yield Night(run_id=run_id, source=source, config=config, deadline=Deadline.of(config.run.budget_minutes))
     except BaseException:
         tracking.finish(run_id, "FAILED")
         raise
     tracking.finish(run_id, "FINISHED")
 
 
-def _sentences_instead_of_tracebacks() -> None:
+class _Waiting:
+    """Says once whom the night waits for, and now and then that it still does."""
+
+    def __init__(self) -> None:
+        self.logger = get_run_logger()
+        self.told: dict[str, float] = {}  # by run
+
+    def __call__(self, holder: Holder | None) -> None:
+        if holder is None or time.monotonic() - self.told.get(holder.run_id, -math.inf) < WAITING_TOLD_EVERY:
+            return
+        still = "still" if holder.run_id in self.told else "another night is"
+        self.told[holder.run_id] = time.monotonic()
+        said = f"{still} at work ({holder.sentence}): waiting for it, then going on with its results"
+        self.logger.warning("%s", said, extra={"recsys_step": "wait"})
+
+
+def sentences_instead_of_tracebacks() -> None:
     """In run logs an error meant for the user is its own sentence; its traceback would bury it."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)

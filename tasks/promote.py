@@ -1,25 +1,28 @@
 """promote: register what was judged, with its verdict; move the champion only by the ledger's compare-and-set."""
 
 import getpass
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
 
 from recsys.gate import Verdict
 from tasks.adapters.ledger import Entry
-from tasks.adapters.registry import STUDENT, TEACHER, Example
+from tasks.adapters.packaging import ANSWERS
+from tasks.adapters.registry import DECISION, LATENCY, STUDENT, TEACHER, VERDICT
+from tasks.announce import announce
+from tasks.approval import Question, close, how_to_approve, needed
+from tasks.ask_approval import ask_approval
+from tasks.incumbents import decide_teacher, start_cold
 from tasks.night import TASK_OPTIONS, Night, Step, step
-from tasks.refs import ArtifactRef, Outcome, ReportsRef, VerdictRef
-
-EXAMPLE = Example(
-    inputs={"history": [["an item id", "a later one"]]},
-    outputs={"item_ids": [["an item id"]], "scores": [[1.0]], "sources": [["model"]]},
-    params={"k": 10},
-)
+from tasks.refs import ArtifactRef, DatasetRef, Outcome, Refreshed, ReportsRef, TeacherRef, VerdictRef
 
 
 @task(name="promote", **TASK_OPTIONS)
 def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: VerdictRef) -> Outcome:
-    """PROMOTE moves the alias champion, HOLD the alias challenger, REJECT none; all are registered."""
+    """PROMOTE moves the alias champion, HOLD the alias challenger, REJECT none; all are registered.
+
+    Where a person has the last word (run.approval) a PROMOTE ends as a HOLD that waits for approval.
+    """
     with step(night, "promote", "Registering and promoting") as at:
         if verdict.decision == "NO CHANGE":
             at.idle = True
@@ -29,66 +32,153 @@ def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: V
                 sentence=verdict.sentence,
                 advice="Nothing to do.",
                 verdict=verdict,
-                version=standing,
+                version=verdict.version or standing,
                 champion=standing,
             )
         folder = at.store.open("judge", verdict.digest)
-        _register_teacher(at, artifact, Verdict.from_json((folder / "teacher.json").read_text()))
+        _register_teacher(at, artifact.teacher, Verdict.from_json((folder / "teacher.json").read_text()))
         decided = Verdict.from_json((folder / "verdict.json").read_text())
-        return _settle(at, artifact, reports, verdict, decided)
+        return _Candidate(at, artifact, reports, verdict, decided).settle()
 
 
-def _settle(at: Step, artifact: ArtifactRef, reports: ReportsRef, ref: VerdictRef, verdict: Verdict) -> Outcome:
-    """Registers once for this artifact and this evidence; the same again is NO CHANGE."""
-    intent = f"{artifact.digest}-{ref.digest}"
-    judged_before = at.registry.by_intent(STUDENT, intent)
-    version = at.registry.register(
-        STUDENT,
-        at.store.open("artifact", artifact.digest),
-        "recsys.runtime",
-        run_id=at.night.run_id,
-        intent=intent,
-        tags={
-            "recsys.decision": verdict.decision,
-            "recsys.student": artifact.student,
-            "recsys.teacher": artifact.teacher,
-            "recsys.dataset": artifact.dataset,
-            "recsys.verdict": ref.digest,
-            **{f"criterion.{c.name}": c.outcome for c in verdict.criteria},
-        },
-        description=verdict.sentence,
-        example=EXAMPLE,
-    )
-    decision, sentence, advice = verdict.decision, verdict.sentence, verdict.advice
-    champion = reports.standing.version
-    if verdict.decision == "PROMOTE":
-        at.registry.load_check(STUDENT, version)
-        promotion = at.ledger.append(
-            Entry("promote", version, reports.standing.record, ref.digest, getpass.getuser(), sentence)
+@task(name="promote", **TASK_OPTIONS)
+def promote_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef, verdict: VerdictRef) -> Refreshed:
+    """Registers a new teacher, which is the champion if it clears the gate. Nights on this dataset use it from then on."""
+    with step(night, "promote", "Registering the teacher") as at:
+        decided = Verdict.from_json((at.store.open("judge", verdict.digest) / "teacher.json").read_text())
+        before = at.registry.aliases(TEACHER).get("champion")
+        version = _register_teacher(at, teacher.digest, decided)
+        champion = at.registry.aliases(TEACHER).get("champion")
+        if champion == version:
+            decide_teacher(at, dataset, teacher.digest)
+            start_cold(at, dataset)
+        unchanged = champion == version == before
+        return Refreshed(
+            decision="NO CHANGE" if unchanged else decided.decision,
+            sentence=f"teacher version {version} is the champion already" if unchanged else decided.sentence,
+            advice="Nothing to do." if unchanged else decided.advice,
+            verdict=verdict,
+            teacher=teacher,
+            version=version,
+            champion=champion,
+            is_champion=champion == version,
         )
-        champion = promotion.chain.champion
+
+
+class _Candidate:
+    """Tonight's artifact on its way into the registry, once for this artifact and this evidence."""
+
+    def __init__(self, at: Step, artifact: ArtifactRef, reports: ReportsRef, ref: VerdictRef, verdict: Verdict) -> None:
+        self.at, self.artifact, self.standing, self.ref, self.verdict = at, artifact, reports.standing, ref, verdict
+        intent = f"{artifact.digest}-{ref.digest}"
+        self.judged_before = at.registry.by_intent(STUDENT, intent) is not None
+        self.version = self._register(intent)
+
+    def settle(self) -> Outcome:
+        """Moves the aliases that the verdict moves, and says what came of it. The same again is NO CHANGE."""
+        if self.verdict.decision == "PROMOTE":
+            outcome = self._fit()
+        else:
+            if self.verdict.decision == "HOLD":
+                self.at.registry.set_alias(STUDENT, "challenger", self.version)
+            elif not self.judged_before:
+                self._announce_rejection()
+            outcome = self._outcome(self.verdict.decision, self.verdict.sentence, self.verdict.advice)
+        if self.judged_before and outcome.decision == self.verdict.decision != "PROMOTE":
+            said = f"this candidate was judged before on the same evidence: {self.verdict.sentence}"
+            outcome = outcome.model_copy(update={"decision": "NO CHANGE", "sentence": said})
+        self.at.tell(f"version {self.version}: {outcome.decision}")
+        return outcome
+
+    def _register(self, intent: str) -> int:
+        return self.at.registry.register(
+            STUDENT,
+            self.at.store.open("artifact", self.artifact.digest),
+            "recsys.runtime",
+            run_id=self.at.night.run_id,
+            intent=intent,
+            tags={
+                DECISION: self.verdict.decision,
+                "recsys.student": self.artifact.student,
+                "recsys.teacher": self.artifact.teacher,
+                "recsys.dataset": self.artifact.dataset,
+                VERDICT: self.ref.digest,
+                LATENCY: f"{self.at.night.config.limits.latency_ms:g}",
+                **{f"criterion.{c.name}": c.outcome for c in self.verdict.criteria},
+            },
+            description=self.verdict.sentence,
+            example=ANSWERS,
+        )
+
+    def _fit(self) -> Outcome:
+        """The gate would promote it: the load test, then the ledger or a person."""
+        taken_back = self.at.ledger.chain().withdrawn.get(self.artifact.digest)
+        if taken_back is not None:
+            self.at.registry.set_alias(STUDENT, "challenger", self.version)
+            said = f"these very files were taken back before ({taken_back.sentence}), so no night promotes them again"
+            again = f"If you want them back: recsys promote --version {self.version} --reason TEXT."
+            return self._outcome("NO CHANGE" if self.judged_before else "HOLD", said, again)
+        self.at.registry.load_check(STUDENT, self.version)
+        question = Question.of(self.at.registry.version(STUDENT, self.version))
+        if needed(self.at.night.config.run.approval, self.verdict):
+            return self._ask(question)
+        return self._promote(question)
+
+    def _ask(self, question: Question | None) -> Outcome:
+        """A person has the last word. The night does not wait for it: a run of the flow promote does."""
+        new = question is None
+        until = datetime.now(UTC) + timedelta(hours=self.at.night.config.run.approval_hours)
+        question = ask_approval(self.at, self.version, self.standing.record, until, question)
+        said = f"{question.sentence}. {self.verdict.sentence}"
+        advice = (
+            f"Approve it in Prefect, or with {how_to_approve(self.version)}." if question.waits else "Nothing to do."
+        )
+        return self._outcome("HOLD" if new else "NO CHANGE", f"{said[0].upper()}{said[1:]}", advice)
+
+    def _promote(self, question: Question | None) -> Outcome:
+        actor, sentence = getpass.getuser(), self.verdict.sentence
+        promotion = self.at.ledger.append(
+            Entry("promote", self.version, self.standing.record, self.ref.digest, actor, sentence)
+        )
         if not promotion.won:
-            decision, sentence = "HOLD", promotion.sentence
-            advice = "Run the night again: it will compare with the new champion."
-    elif verdict.decision == "HOLD":
-        at.registry.set_alias(STUDENT, "challenger", version)
-    if judged_before and decision == verdict.decision and decision != "PROMOTE":
-        decision, sentence = ("NO CHANGE", f"this candidate was judged before on the same evidence: {verdict.sentence}")
-    at.tell(f"version {version}: {decision}")
-    return Outcome(decision=decision, sentence=sentence, advice=advice, verdict=ref, version=version, champion=champion)
+            again = "Run the night again: it will compare with the new champion."
+            return self._outcome("HOLD", promotion.sentence, again)
+        if question is not None and question.waits:
+            workshop = self.at.workshop
+            close(workshop, question, "approved", actor, "run.approval is auto now")
+        details = {"from": self.standing.version, "to": self.version, "actor": actor, "op": "promote"}
+        announce("recsys.model.promoted", f"version {self.version} is the champion. {sentence}", details)
+        return self._outcome("PROMOTE", sentence, self.verdict.advice)
+
+    def _announce_rejection(self) -> None:
+        details = {"version": self.version, "champion": self.standing.version, "actor": "the gate"}
+        announce("recsys.model.rejected", f"version {self.version}: {self.verdict.sentence}", details)
+
+    def _outcome(self, decision: str, sentence: str, advice: str) -> Outcome:
+        return Outcome.model_validate(
+            {
+                "decision": decision,
+                "sentence": sentence,
+                "advice": advice,
+                "verdict": self.ref,
+                "version": self.version,
+                "champion": self.at.ledger.chain().champion,
+            }
+        )
 
 
-def _register_teacher(at: Step, artifact: ArtifactRef, verdict: Verdict) -> None:
+def _register_teacher(at: Step, digest: str, verdict: Verdict) -> int:
     """Every teacher is a version; the alias champion goes to one that clears the baselines and its predecessor."""
     version = at.registry.register(
         TEACHER,
-        at.store.open("teach", artifact.teacher),
+        at.store.open("teach", digest),
         "recsys.teachers",
         run_id=at.night.run_id,
-        intent=artifact.teacher,
-        tags={"recsys.decision": verdict.decision},
+        intent=digest,
+        tags={DECISION: verdict.decision},
         description=verdict.sentence,
     )
     if verdict.decision == "PROMOTE" and at.registry.aliases(TEACHER).get("champion") != version:
         at.registry.set_alias(TEACHER, "champion", version)
         at.tell(f"teacher version {version} is champion: {verdict.sentence}")
+    return version

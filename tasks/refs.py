@@ -76,6 +76,7 @@ class TeacherRef(Ref):
 
     items: int
     version: int | None = None
+    cut_short: str = ""  # how far it got, when the time budget ended its training tonight
 
 
 class LabelsRef(Ref):
@@ -97,6 +98,7 @@ class StudentRef(Ref):
     weight: float  # of the soft labels; 0 when the undistilled student was best
     k: int
     trials: int
+    cut_short: str = ""  # how far the search got, when the time budget ended it
 
 
 class ArtifactRef(Ref):
@@ -107,6 +109,7 @@ class ArtifactRef(Ref):
     student: str
     teacher: str
     dataset: str
+    cut_short: tuple[str, ...] = ()  # what the time budget ended before it was done, and how far it got
 
 
 class Standing(BaseModel):
@@ -117,6 +120,10 @@ class Standing(BaseModel):
     record: int
     version: int | None = None
     digest: str | None = None
+    ahead: str = (
+        ""  # why the champion may not be compared with tonight's models: it knows what they must not; else empty
+    )
+    teacher_ahead: str = ""  # the same of the champion teacher
 
 
 class ReportRef(Ref):
@@ -146,11 +153,44 @@ class ReportsRef(BaseModel):
         return {name: report for name, report in roles.items() if report is not None}
 
 
+class TeacherReportsRef(BaseModel):
+    """The reports on a new teacher, all on the same users, and the champion teacher it was compared with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: ReportRef
+    most_popular: ReportRef
+    neighbours: ReportRef
+    previous_teacher: ReportRef | None = None
+    standing: Standing
+
+    def by_role(self) -> dict[str, ReportRef]:
+        """Those that there are."""
+        roles = {name: getattr(self, name) for name in type(self).model_fields if name != "standing"}
+        return {name: report for name, report in roles.items() if report is not None}
+
+
 class VerdictRef(Ref):
-    """What the gate decided about an artifact."""
+    """What the gate decided about an artifact, or about a teacher alone."""
 
     decision: Decision
     sentence: str
+    version: int | None = None  # in the registry, of a candidate that was judged before
+
+
+class Refreshed(BaseModel):
+    """What a new teacher came to: whether it is the champion now, and which version was before and is afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    decision: Decision
+    sentence: str
+    advice: str
+    verdict: VerdictRef
+    teacher: TeacherRef
+    version: int  # in the registry, of the new teacher
+    champion: int | None  # afterwards
+    is_champion: bool
 
 
 class Outcome(BaseModel):
@@ -165,3 +205,4 @@ class Outcome(BaseModel):
     version: int | None  # in the registry, of tonight's artifact
     champion: int | None  # afterwards
     report: str = ""  # path of the HTML report
+    cut_short: str = ""  # what the time budget ended before it was done; empty: nothing

@@ -1,6 +1,5 @@
 """score: the best items of every user, or of those asked for, as one Parquet file, in bounded memory."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,13 +21,13 @@ from recsys.quarantine import TableDraft
 from recsys.runtime import Runtime
 from recsys.split import DAY
 from tasks.adapters.disk import told
-from tasks.adapters.ledger import Ledger
-from tasks.adapters.registry import STUDENT, Registry, Version
+from tasks.adapters.registry import STUDENT, Version
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
-from tasks.adapters.tracking import Tracking
 from tasks.adapters.vault import Vault
 from tasks.last_night import LastNight
+from tasks.settle_alias import settle_alias
+from tasks.workshop import Workshop
 
 RECOMMENDATIONS = pa.schema(
     [
@@ -63,6 +62,7 @@ class Scored:
     users: int
     by_popularity: int  # of them, without a known item in their history
     rows: int
+    dataset: str  # digest of the one the histories are from; empty for those of a file of events
     notes: tuple[str, ...]
 
 
@@ -79,9 +79,8 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
         )
     store, vault = Store(settings.store), Vault(settings.vault, settings.vault_key)
     asked = read_asked(request.users, request.columns, vault.door) if request.users else None
-    tracking = Tracking(settings)
-    registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
-    version, notes = chosen_version(registry, Ledger(settings, registry), request.model)
+    workshop = Workshop.of(settings)
+    version, notes = chosen_version(workshop, request.model)
     runtime = Runtime.open(store.open("artifact", _digest(version)), threads=settings.threads)
     with (
         told(request.out),
@@ -94,17 +93,18 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
         else:
             notes += scoring.serve_asked(source.past, asked)
     counts = (scoring.users, scoring.by_popularity, scoring.rows)
-    return Scored(version.number, source.past.as_of, *counts, (*notes, *source.notes))
+    return Scored(version.number, source.past.as_of, *counts, source.dataset, (*notes, *source.notes))
 
 
 # --- which model --------------------------------------------------------------------------------------------------
 
 
-def chosen_version(registry: Registry, ledger: Ledger, model: str) -> tuple[Version, list[str]]:
+def chosen_version(workshop: Workshop, model: str) -> tuple[Version, list[str]]:
     """The version that `champion`, `challenger` or a number means, and what had to be settled to tell.
 
     The champion is the ledger's: an alias that was moved by hand is adopted or put back first.
     """
+    registry = workshop.registry
     if model.isdecimal():
         return registry.version(STUDENT, int(model)), []
     if model not in ("champion", "challenger"):
@@ -112,9 +112,11 @@ def chosen_version(registry: Registry, ledger: Ledger, model: str) -> tuple[Vers
         raise ConfigError(f"{model!r} names no model", where="--model", mend=mend)
     notes = []
     if model == "champion":
-        settled = ledger.settle(functools.partial(registry.load_check, STUDENT))
+        settled = settle_alias(workshop)
+        if settled and settled.outcome == "gone":
+            raise RegistryError(settled.sentence, where=registry.client.uri)
         notes = [settled.sentence] if settled else []
-        number = ledger.chain().require_intact().champion
+        number = workshop.ledger.chain().require_intact().champion
     else:
         number = registry.aliases(STUDENT).get(model)
     if number is None:
@@ -140,6 +142,7 @@ def _digest(version: Version) -> str:
 class _Source:
     past: Past
     names: Vault | None  # of the users of a file of events, which the home's vault need not know
+    dataset: str  # digest; empty for a file of events
     notes: tuple[str, ...]
 
 
@@ -147,7 +150,8 @@ class _Source:
 def _source(settings: Settings, store: Store, request: Request, runtime: Runtime) -> Iterator[_Source]:
     """Histories up to as-of. Those of a file of events lie in a temporary folder, and so do its users' names."""
     if request.events is None:
-        yield _Source(_last_past(store, runtime), None, ())
+        dataset = LastNight.of(store).dataset
+        yield _Source(_past_of(store, dataset, runtime), None, dataset, ())
         return
     with TemporaryDirectory(dir=settings.temp, prefix="score-") as temporary:
         folder = Path(temporary)
@@ -172,11 +176,11 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
             temp=folder,
             threads=settings.threads,
         )
-        yield _Source(past_of_events(accepted, plan, runtime.item_ids), names, tuple(notes))
+        yield _Source(past_of_events(accepted, plan, runtime.item_ids), names, "", tuple(notes))
 
 
-def _last_past(store: Store, runtime: Runtime) -> Past:
-    past = past_of_dataset(store.open("build", LastNight.of(store).dataset), runtime.code_of)
+def _past_of(store: Store, dataset: str, runtime: Runtime) -> Past:
+    past = past_of_dataset(store.open("build", dataset), runtime.code_of)
     if past.repeats == "exclude" and runtime.card.repeats == "allow":
         raise ConfigError(
             "the last night left repeated items out of its histories, and this model wants them",

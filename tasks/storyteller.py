@@ -30,7 +30,9 @@ from recsys.story import (
     TrialRow,
     Unit,
 )
-from tasks.adapters.store import Lineage
+from tasks.batch_scores import newest
+from tasks.bill import cost_since_promotion
+from tasks.lineage import walk
 from tasks.night import Step
 from tasks.opening import open_build, open_dataset
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
@@ -68,6 +70,8 @@ def story_of(
         sentence=outcome.sentence,
         advice=outcome.advice,
         registry=_registry(outcome),
+        scores=_scores(at),
+        cut_short=outcome.cut_short,
         models=tuple(_model(at, role, opened[role], reports) for role in opened),
         teacher_curve=_teacher_curve(at, artifact),
         trials=tuple(_trials(at, artifact)),
@@ -77,10 +81,17 @@ def story_of(
         slices=tuple(_slices(verdict, opened)),
         slice_max_loss=at.night.config.gate.slice_loss,
         steps=tuple(_steps(at)),
+        currency=at.night.config.cost.currency,
+        cost_since_promotion=cost_since_promotion(at),
         examples=tuple(_examples(open_dataset(at.store, dataset), opened)),
         data=_data(at, accepted, dataset),
-        lineage=tuple(_lineage(at.store.lineage(artifact.digest))),
+        lineage=tuple(_lineage(at, artifact)),
     )
+
+
+def _scores(at: Step) -> str:
+    scores = newest(at.settings)
+    return f"the newest batch scores: {scores.sentence}" if scores else ""
 
 
 def _registry(outcome: Outcome) -> str:
@@ -189,7 +200,14 @@ def _steps(at: Step) -> Iterator[StepRow]:
     recorded = at.tracking.metrics(at.night.run_id)
     for name in STEPS:
         if f"seconds/{name}" in recorded:
-            yield StepRow(name, recorded[f"seconds/{name}"], recorded[f"reused/{name}"] == 1.0)
+            yield StepRow(
+                name,
+                seconds=recorded[f"seconds/{name}"],
+                reused=recorded[f"reused/{name}"] == 1.0,
+                cpu_seconds=recorded[f"cpu_seconds/{name}"],
+                gpu_seconds=recorded[f"gpu_seconds/{name}"],
+                cost=recorded[f"cost/{name}"],
+            )
 
 
 def _examples(dataset: Dataset, reports: Mapping[str, ModelReport]) -> Iterator[Example]:
@@ -241,17 +259,23 @@ def _data(at: Step, accepted: AcceptedRef, dataset: DatasetRef) -> DataFlow:
     )
 
 
-def _lineage(tree: Lineage) -> Iterator[LineageNode]:
-    """Each object once, the artifact first."""
-    seen: set[str] = set()
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop(0)
-        if node.digest not in seen:
-            seen.add(node.digest)
-            step = node.manifest.step if node.manifest else "input"
-            yield LineageNode(step, node.digest, tuple(parent.digest for parent in node.parents))
-            waiting.extend(node.parents)
+def _lineage(at: Step, artifact: ArtifactRef) -> Iterator[LineageNode]:
+    """Each object once, the artifact first; of what earlier nights handed over only the nearest."""
+    nodes = walk(at.store, artifact.digest)
+    near = {parent for node in nodes if not node.earlier for parent in node.parents}
+    for node in nodes:
+        if not node.earlier or node.digest in near:
+            yield LineageNode(
+                step=node.step,
+                digest=node.digest,
+                parents=() if node.earlier else node.parents,
+                name=node.name,
+                count=node.count,
+                of=node.of,
+                bytes=node.bytes,
+                made=node.made,
+                earlier=node.earlier,
+            )
 
 
 def _read(at: Step, step: str, digest: str, name: str) -> Any:

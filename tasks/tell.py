@@ -1,6 +1,7 @@
 """tell: the night as a report, as Prefect artifacts, and as MLflow metrics and files."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from recsys.report import render
 from recsys.story import Story
 from recsys.wording import measured
 from tasks.adapters.registry import STUDENT
+from tasks.bill import bill
 from tasks.last_night import HEAD
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
@@ -28,6 +30,7 @@ def tell(
 ) -> Outcome:
     """Writes the report and links it wherever somebody may look."""
     with step(night, "tell", "Writing the report") as at:
+        outcome = outcome.model_copy(update={"cut_short": _in_words(artifact.cut_short)})
         story = story_of(at, accepted, dataset, artifact, reports, outcome)
         page = _write_report(at, story)
         at.tracking.log_artifacts(night.run_id, page, "report")
@@ -42,22 +45,35 @@ def tell(
                 "recsys.student": artifact.student,
                 "recsys.artifact": artifact.digest,
                 "recsys.verdict": outcome.verdict.digest,
+                **({"recsys.cut_short": outcome.cut_short} if outcome.cut_short else {}),
             },
         )
         at.tracking.log_metrics(night.run_id, _metrics(story), step=0)
         told = outcome.model_copy(update={"report": str(page)})
         _show_in_prefect(at, story, told)
-        at.store.set_head(
-            HEAD,
-            {
-                **told.model_dump(mode="json", include={"decision", "sentence", "advice", "version", "report"}),
-                "dataset": dataset.digest,
-                "artifact": artifact.digest,
-                "as_of": dataset.as_of,
-                "run_id": night.run_id,
-            },
-        )
+        if not _is_made_up_for(at, dataset):
+            at.store.set_head(
+                HEAD,
+                {
+                    **told.model_dump(mode="json", include={"decision", "sentence", "advice", "version", "report"}),
+                    "dataset": dataset.digest,
+                    "artifact": artifact.digest,
+                    "as_of": dataset.as_of,
+                    "run_id": night.run_id,
+                    "source": night.source.model_dump(mode="json"),
+                },
+            )
         return told
+
+
+def _in_words(cut_short: Sequence[str]) -> str:
+    return f"Cut short by the time budget: {'; '.join(cut_short)}." if cut_short else ""
+
+
+def _is_made_up_for(at: Step, dataset: DatasetRef) -> bool:
+    """Whether this is a night of the past, made after a later one: what is scored and shown stays the later one's."""
+    last = at.store.head(HEAD)
+    return bool(at.night.source.until and last and last["as_of"] > dataset.as_of)
 
 
 def _write_report(at: Step, story: Story) -> Path:
@@ -73,7 +89,7 @@ def _write_report(at: Step, story: Story) -> Path:
 
 
 def _metrics(story: Story) -> dict[str, float]:
-    """Every metric of every model, and every interval of the gate."""
+    """Every metric of every model, every interval of the gate, and what the night cost."""
     metrics = {
         f"{model.name}/{name}": estimate.value
         for model in story.models
@@ -83,7 +99,7 @@ def _metrics(story: Story) -> dict[str, float]:
     for row in story.criteria:
         bounds = {"value": row.value, "low": row.low, "high": row.high}
         metrics |= {f"gate/{row.name}/{kind}": value for kind, value in bounds.items() if value is not None}
-    return metrics
+    return metrics | bill(story)
 
 
 def _show_in_prefect(at: Step, story: Story, outcome: Outcome) -> None:
@@ -103,7 +119,7 @@ def _show_in_prefect(at: Step, story: Story, outcome: Outcome) -> None:
         create_table_artifact(rows, key="verdict", description=f"{outcome.decision}: {outcome.sentence}")
     version = f"version {outcome.version} of {STUDENT}" if outcome.version else "no version"
     create_markdown_artifact(
-        f"# {outcome.decision}\n\n{outcome.sentence}\n\n{outcome.advice}\n\n"
+        f"# {outcome.decision}\n\n{outcome.sentence}\n\n{outcome.advice}\n\n{outcome.cut_short}\n\n"
         f"- Registry: {version}; champion: {outcome.champion or 'none'}\n"
         f"- MLflow run: `{at.night.run_id}`\n- Report: `{outcome.report}`\n",
         key="night",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 
-from recsys.dataset import Dataset
+from recsys.dataset import Build, Dataset
 from recsys.freshness import freshness
 from recsys.item_text import TextEncoder, cached_vectors, whitened
 from recsys.lm_teacher import fit_lm_teacher
@@ -18,6 +18,8 @@ from recsys.training import Epoch
 from tasks import computing
 from tasks.adapters.registry import TEACHER
 from tasks.adapters.store import Recipe, Stored, canonical
+from tasks.deadline import Got
+from tasks.incumbents import teacher_for
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
@@ -31,23 +33,27 @@ def train_teacher(night: Night, dataset: DatasetRef) -> TeacherRef:
     """The teacher that labels tonight. Which earlier one may be used is decided once per dataset and recorded."""
     with step(night, "teach", "Teaching the teacher") as at:
         opened = open_dataset(at.store, dataset)
-        standing = at.decide_once(f"teacher-for-{dataset.digest}", lambda: _usable_champion(at, opened))
+        standing = at.decide_once(teacher_for(dataset), lambda: _usable_champion(at, opened))
         usable = standing and at.has("teach", standing["digest"])
-        stored = at.reuse("teach", standing["digest"]) if usable else _train(at, dataset, opened)
+        stored, cut = (at.reuse("teach", standing["digest"]), "") if usable else _train(at, dataset, opened)
         about = _about(at, stored.digest)
-        return TeacherRef.of(stored, items=about["items"])
+        return TeacherRef.of(stored, items=about["items"], cut_short=cut)
+
+
+@task(name="teach", **TASK_OPTIONS)
+def train_new_teacher(night: Night, dataset: DatasetRef) -> TeacherRef:
+    """A new teacher, whatever the age of the one there is. From the same data and knobs it is the same again."""
+    with step(night, "teach", "Teaching a new teacher") as at:
+        stored, cut = _train(at, dataset, open_dataset(at.store, dataset))
+        return TeacherRef.of(stored, items=_about(at, stored.digest)["items"], cut_short=cut)
 
 
 def _usable_champion(at: Step, dataset: Dataset) -> dict:
     """The digest of the champion teacher if it is from before tonight's cut and fresh; empty otherwise."""
-    champion = at.registry.alias(TEACHER, "champion")
-    if champion is None:
+    digest = _teacher_to_use(at, dataset.build)
+    if digest is None:
         return {}
-    digest = champion.digest
     about = _about(at, digest)
-    if about["cut"] is None or dataset.build.validation_start is None or about["cut"] > dataset.build.validation_start:
-        at.tell("the champion teacher has seen events from after tonight's cut; a new one is trained")
-        return {}
     if about["length"] != at.night.config.data.history_length:
         at.tell("the champion teacher reads another length of history; a new one is trained")
         return {}
@@ -61,12 +67,35 @@ def _usable_champion(at: Step, dataset: Dataset) -> dict:
     return {"digest": digest} if found.fresh else {}
 
 
+def _teacher_to_use(at: Step, tonight: Build) -> str | None:
+    """Digest of the champion teacher or, where it knows what tonight must not, of the newest before it that does not."""
+    champion = at.registry.alias(TEACHER, "champion")
+    if champion is None:
+        return None
+    if _from_before(_about(at, champion.digest), tonight):
+        return champion.digest
+    fit = [v for v in at.registry.versions(TEACHER) if v.tags.get("recsys.decision") != "REJECT"]
+    earlier = [v for v in fit if at.has("teach", v.digest) and _from_before(_about(at, v.digest), tonight)]
+    if not earlier:
+        at.tell("the champion teacher has seen events from after tonight's cut; a new one is trained")
+        return None
+    at.tell("the champion teacher has seen events from after tonight's cut; an earlier one is looked at")
+    return max(earlier, key=lambda version: int(_about(at, version.digest)["as_of"])).digest
+
+
+def _from_before(about: dict, tonight: Build) -> bool:
+    """Whether a teacher has neither learnt from after tonight's cut nor been chosen on days from after its as-of."""
+    cut = tonight.validation_start
+    return about["cut"] is not None and cut is not None and about["cut"] <= cut and about["as_of"] <= tonight.as_of
+
+
 def _validation_ndcg(at: Step, digest: str, dataset: Dataset) -> np.ndarray:
     teacher = load_teacher(at.store.open("teach", digest))
     return ndcg_of(Scorer(teacher, teacher.length, "teacher"), dataset.validation_cases())
 
 
-def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
+def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
+    """A new teacher, and how far it got when the time budget cut its training short."""
     config = at.night.config
     length = config.data.history_length
     lm = config.lm_teacher if config.lm_teacher.backbone else None
@@ -80,7 +109,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
         computing.use(at.settings),
     )
 
-    def build(out: Path) -> None:
+    def build(out: Path) -> Got:
         vectors = _text_vectors(at, encoder, dataset)
         cases = dataset.validation_cases()
         epochs = lm.epochs if lm else config.teacher.epochs
@@ -103,6 +132,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
             vectors,
             length=length,
             on_epoch=on_epoch,
+            enough=at.out_of_time,
             checkpoint=at.store.scratch(recipe) / "teacher",
         )
         teacher.save(out)
@@ -119,8 +149,9 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> Stored:
             canonical([{"epoch": e.number, "loss": e.loss, "validation_ndcg": e.validation_ndcg} for e in curve])
         )
         at.tracking.finish(child, "FINISHED")
+        return Got(len(curve), epochs, "epochs")
 
-    return at.make(recipe, build)
+    return at.make_in_time(recipe, build)
 
 
 def _text_vectors(at: Step, encoder: TextEncoder, dataset: Dataset) -> np.ndarray | None:

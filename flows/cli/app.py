@@ -5,7 +5,31 @@ import sys
 import typer
 from rich.console import Console
 
-from flows.cli import fetch, nightly, report, score, status, ui, validate
+from flows.cli import (
+    backfill,
+    backup,
+    doctor,
+    down,
+    fetch,
+    fsck,
+    gc,
+    history,
+    lineage,
+    monitor,
+    nightly,
+    notify,
+    plan,
+    promote,
+    report,
+    restore,
+    rollback,
+    score,
+    serve,
+    status,
+    ui,
+    up,
+    validate,
+)
 from recsys.errors import RecsysError
 
 app = typer.Typer(
@@ -17,11 +41,27 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("nightly")(nightly.command)
+app.command("backfill")(backfill.command)
 app.command("validate")(validate.command)
 app.command("score")(score.command)
+app.command("serve")(serve.command)
+app.command("promote")(promote.command)
+app.command("rollback")(rollback.command)
+app.command("history")(history.command)
 app.command("status")(status.command)
 app.command("report")(report.command)
+app.command("monitor")(monitor.command)
+app.command("notify")(notify.command)
+app.command("doctor")(doctor.command)
+app.command("lineage")(lineage.command)
+app.command("up")(up.command)
+app.command("down")(down.command)
 app.command("ui")(ui.command)
+app.command("plan")(plan.command)
+app.command("backup")(backup.command)
+app.command("restore")(restore.command)
+app.command("gc")(gc.command)
+app.command("fsck")(fsck.command)
 app.command("fetch")(fetch.command)
 
 

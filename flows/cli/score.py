@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 from flows.cli.home import HomeOption, open_home
-from flows.cli.nightly import parse_columns
 from recsys import wording
+from tasks.adapters.shop import parse_columns
 
 
 def command(

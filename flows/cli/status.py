@@ -19,8 +19,10 @@ from tasks.adapters.ledger import Chain, Ledger
 from tasks.adapters.registry import STUDENT, Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
-from tasks.adapters.tracking import EXPERIMENT, Tracking
+from tasks.adapters.tracking import EXPERIMENT, OCCASION, Tracking
+from tasks.batch_scores import newest
 from tasks.last_night import LastNight
+from tasks.workshop import Workshop
 
 _RECORDS = 5  # newest of the ledger that are shown
 _NIGHTS = 5
@@ -34,6 +36,7 @@ class Standing:
     chain: Chain
     alias: int | None  # where MLflow's alias champion points
     why: str  # the verdict in the champion's description
+    gone: bool = False  # the champion's version was deleted in MLflow
 
 
 @dataclass(frozen=True)
@@ -50,30 +53,42 @@ class NightRun:
 def command(home: HomeOption = None) -> None:
     """Champion, last verdict, last nights and disk of a home."""
     settings = open_home(home)
-    tracking = Tracking(settings)
-    registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
-    parts = [_home(settings), "", *_champion(standing(settings, registry)), "", *_verdict(settings)]
-    nights = last_nights(tracking)
+    workshop = Workshop.of(settings)
+    parts = [
+        _home(settings),
+        "",
+        *_champion(standing(settings, workshop.registry)),
+        "",
+        *_verdict(settings),
+        *_scores(settings),
+    ]
+    nights = last_nights(workshop.tracking)
     parts += ["", _runs(nights)] if nights else []
     Console(highlight=False).print(Group(*parts, "", _disk(settings)))
 
 
 def standing(settings: Settings, registry: Registry) -> Standing:
     """Read only: an alias that was moved by hand is told, and settled by the next command that serves or promotes."""
-    chain, alias = Ledger(settings, registry).chain(), registry.aliases(STUDENT).get("champion")
-    why = "" if chain.champion is None else registry.version(STUDENT, chain.champion).description
-    return Standing(chain, alias, why)
+    ledger = Ledger(settings, registry)
+    chain, alias = ledger.chain(), registry.aliases(STUDENT).get("champion")
+    if chain.champion is None:
+        return Standing(chain, alias, "")
+    said = {version.number: version.description for version in registry.all_versions(STUDENT)}
+    if chain.champion not in said:
+        return Standing(chain, alias, f"{ledger.gone(chain.champion)}.", gone=True)
+    return Standing(chain, alias, said[chain.champion])
 
 
 def last_nights(tracking: Tracking) -> list[NightRun]:
-    """The newest runs in MLflow that are no part of another run, newest first."""
+    """The newest runs in MLflow that are nights and no part of another run, newest first."""
     experiment = tracking.client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
     runs = tracking.client.search_runs(
         [experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=_RUNS_LOOKED_AT
     )
-    return [_night(run) for run in runs if "mlflow.parentRunId" not in run.data.tags][:_NIGHTS]
+    nights = [run for run in runs if not {"mlflow.parentRunId", OCCASION} & set(run.data.tags)]
+    return [_night(run) for run in nights[:_NIGHTS]]
 
 
 def bytes_of(folder: Path) -> int:
@@ -123,7 +138,7 @@ def _champion(now: Standing) -> list[RenderableType]:
         parts = [Text.assemble((head, "bold"), previous), Text(wording.plain(now.why, 600)), "", _ledger(chain)]
     if chain.broken:
         parts.append(Text(f"The ledger contradicts itself: {chain.broken}. Nothing is promoted until mended.", "red"))
-    elif chain.applied and now.alias != chain.champion:
+    elif chain.applied and now.alias != chain.champion and not (now.gone and now.alias is None):
         moved = f"The alias champion was moved by hand to {now.alias or 'nothing'}: the next command adopts it or puts it back."
         parts.append(Text(moved, "yellow"))
     return parts
@@ -148,6 +163,11 @@ def _verdict(settings: Settings) -> list[RenderableType]:
     ]
     lines += [Text(f"What to do: {wording.plain(last.advice, 600)}")] if last.advice else []
     return [*lines, Text(f"Report: {last.report}", style="dim")]
+
+
+def _scores(settings: Settings) -> list[RenderableType]:
+    scores = newest(settings)
+    return [Text(f"Batch scores: {scores.sentence}.")] if scores else []
 
 
 def _runs(nights: list[NightRun]) -> Table:

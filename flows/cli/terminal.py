@@ -1,6 +1,6 @@
 """A night's story on a terminal: the verdict in a panel, then models, gate and steps as tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -68,6 +68,8 @@ def verdict_panel(story: Story) -> Panel:
     lines = [Text(wording.plain(story.sentence, 600), style="bold")]
     if story.advice:
         lines.append(Text.assemble(("What to do: ", "bold"), wording.plain(story.advice, 600)))
+    if story.cut_short:
+        lines.append(Text(wording.plain(story.cut_short, 600), style="yellow"))
     if story.registry:
         lines.append(Text(wording.plain(story.registry, 600), style="dim"))
     tone = _TONES[story.decision]
@@ -110,17 +112,28 @@ def gate_table(story: Story, *, narrow: bool = False) -> Table:
 
 
 def steps_table(story: Story) -> Table:
-    """The seconds of each step, and which were found in the store."""
+    """What each step took and cost, and which were found in the store. The GPU's column is there when one was used."""
     table = _table("Steps", "Step")
-    table.add_column("Time", justify="right", no_wrap=True)
+    on_gpu = any(step.gpu_seconds for step in story.steps)
+    for column in ("Time", "CPU", *(("GPU",) if on_gpu else ()), "Cost"):
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for step in story.steps:
-        name = Text(wording.plain(step.name))
-        table.add_row(name, wording.duration(step.seconds), _BADGE_OF_REUSE if step.reused else "")
-    total = sum(step.seconds for step in story.steps if wording.present(step.seconds))
+        times = (step.seconds, step.cpu_seconds, *((step.gpu_seconds,) if on_gpu else ()))
+        cells = (*map(wording.duration, times), wording.money(step.cost, story.currency))
+        table.add_row(Text(wording.plain(step.name)), *cells, _BADGE_OF_REUSE if step.reused else "")
+    totals = [_sum(step.seconds for step in story.steps), _sum(step.cpu_seconds for step in story.steps)]
+    totals += [_sum(step.gpu_seconds for step in story.steps)] if on_gpu else []
     table.add_section()
-    table.add_row("all", wording.duration(total), "", style="bold")
+    cost = wording.money(story.cost, story.currency)
+    table.add_row("all", *map(wording.duration, totals), cost, "", style="bold")
     return table
+
+
+def _sum(numbers: Iterable[float | None]) -> float | None:
+    """Of those that there are; None without any."""
+    there = [number for number in numbers if wording.present(number)]
+    return sum(there) if there else None
 
 
 def _table(title: str, first: str) -> Table:

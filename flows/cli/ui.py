@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from flows.cli.home import HomeOption, make_home
+from flows.cli.up import interrupt
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.servers import Ports, Server, serving
 
@@ -33,7 +34,7 @@ def command(
     settings = make_home(home)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     console.print("Starting the servers of Prefect and MLflow ...")
     try:
         with serving(settings, Ports(prefect_port, mlflow_port)) as servers:
@@ -42,7 +43,7 @@ def command(
             console.print("To serve the champion:")
             console.print(f"  {serving_line(servers['mlflow'].url, search_path)}")
             console.print("Ctrl-C stops both.")
-            _watch(list(servers.values()))
+            _watch(servers)
     except KeyboardInterrupt:
         console.print("Both are stopped.")
 
@@ -58,16 +59,9 @@ def serving_line(mlflow_url: str, search_path: str) -> str:
     )
 
 
-def _watch(servers: list[Server]) -> None:
+def _watch(servers: dict[str, Server]) -> NoReturn:
     """Until interrupted. RecsysError when a server ends by itself."""
     while True:
-        for server in servers:
-            server.require_alive()
+        for server in servers.values():
+            server.daemon.require_alive()
         time.sleep(0.5)
-
-
-def _interrupt(*_: Any) -> None:
-    """SIGTERM does what Ctrl-C does; neither may disturb the stopping afterwards."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt

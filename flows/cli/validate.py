@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.home import HomeOption
-from flows.cli.nightly import parse_columns
 from flows.cli.tables import plain_table
 from recsys import wording
 from recsys.config import NightConfig
@@ -27,6 +26,7 @@ from recsys.items import ITEMS, ItemsValidation, validate_items
 from recsys.resolve import resolve
 from recsys.split import DAY
 from tasks.adapters.settings import Settings
+from tasks.adapters.shop import parse_columns
 
 _EXAMPLES = 3  # of each rule
 

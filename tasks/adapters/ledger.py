@@ -9,128 +9,29 @@ champion and previous are set after the chain and mended from it. Each record is
 import contextlib
 import fcntl
 import hashlib
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
+from recsys import wording
 from recsys.errors import RegistryError
+from tasks.adapters.chain import Chain, Entry, Op, Record, fold
 from tasks.adapters.disk import put_if_absent
-from tasks.adapters.manifest import canonical
 from tasks.adapters.registry import INTENT, STUDENT, Registry, Version
 from tasks.adapters.settings import Settings
 
-Op = Literal["promote", "rollback", "manual"]
+__all__ = ["Chain", "Drift", "Entry", "Ledger", "Op", "Outcome", "Record", "Settled", "fold"]
 
 _RECORD = "recsys.record"
 _APPLIED = "recsys.applied"
 _SETTLE_SECONDS = 1.0  # in which another host sets the alias of the record it has just written
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is to be recorded: `to` becomes the champion if record `expected` (0: none) is still the last valid one."""
-
-    op: Op
-    to: int
-    expected: int
-    evidence: str  # digest of the verdict, empty where there is none
-    actor: str
-    reason: str
-
-    @property
-    def intent(self) -> str:
-        """The same entry is recorded once, however often it is sent."""
-        return hashlib.sha256(canonical(asdict(self))).hexdigest()
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the ledger. `digest` is of the files of version `to`, `previous` of the valid record before."""
-
-    number: int
-    intent: str
-    op: Op
-    to: int
-    came_from: int | None  # the champion that `to` replaces
-    expected: int
-    evidence: str
-    digest: str
-    actor: str
-    reason: str
-    previous: str
-    at: str  # ISO 8601, UTC
-
-    @classmethod
-    def read(cls, number: int, text: str) -> Self:
-        """A record from its tag. ValueError, KeyError or TypeError when it is not one."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(number=number, came_from=fields.pop("from"), **fields)
-
-    def text(self) -> str:
-        """The tag: canonical JSON without the number, which the server gives."""
-        fields = asdict(self)
-        del fields["number"]
-        fields["from"] = fields.pop("came_from")
-        return canonical(fields).decode("ascii")
-
-    @property
-    def seal(self) -> str:
-        """What the next valid record refers to."""
-        return hashlib.sha256(f"{self.number} {self.text()}".encode("ascii")).hexdigest()
-
-    @property
-    def sentence(self) -> str:
-        """For people."""
-        return f"{self.op} {self.came_from or 'nothing'} -> {self.to} by {self.actor}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The valid records in order. `broken` says what contradicts them, if anything does."""
-
-    records: tuple[Record, ...]
-    broken: str = ""
-    applied: bool = True  # whether the aliases were set after the last valid record
-
-    @property
-    def last(self) -> int:
-        """Number of the last valid record; 0 when there is none."""
-        return self.records[-1].number if self.records else 0
-
-    @property
-    def champion(self) -> int | None:
-        """The version that serves."""
-        return self._standing()[-1]
-
-    @property
-    def previous(self) -> int | None:
-        """The version that a rollback goes to."""
-        return self._standing()[-2]
-
-    def require_intact(self) -> Self:
-        """RegistryError when the chain is broken."""
-        if self.broken:
-            raise RegistryError(
-                f"the ledger contradicts itself: {self.broken}",
-                mend="Compare it with its mirror in the home's ledger folder; nothing is promoted until they agree.",
-            )
-        return self
-
-    def _standing(self) -> list[int | None]:
-        """Champions one above the other: a promotion adds one, a rollback uncovers one."""
-        standing: list[int | None] = [None, None]
-        for record in self.records:
-            if record.op == "rollback" and record.to in standing:
-                while standing[-1] != record.to:
-                    standing.pop()
-            else:
-                standing.append(record.to)
-        return standing
+_READ_BACK = 20  # times the aliases are set again when somebody else moves them meanwhile
+_LONGEST_REASON = 500  # characters; MLflow cuts a tag at 8,000 without a word, and a cut record is a broken chain
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -148,39 +49,22 @@ class Drift:
 
     alias: int | None
     champion: int | None
+    record: int  # the last valid one when this was seen
+    gone: bool  # the champion's version was deleted in MLflow, and the alias with it
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of a drift: the hand-moved alias was adopted as a record, or put back."""
+    """What became of a drift: the hand-moved alias was adopted as a record or put back, or its version is gone."""
 
     drift: Drift
-    adopted: bool
+    outcome: Literal["adopted", "put back", "gone"]
     sentence: str
 
-
-def fold(texts: Sequence[tuple[int, str]]) -> Chain:
-    """The chain in (number, text) of every record, lowest number first.
-
-    A repeated intent is a response that was lost, a stale `expected` one that lost a race: both are passed over.
-    """
-    valid: list[Record] = []
-    seen: set[str] = set()
-    for count, (number, text) in enumerate(texts, start=1):
-        if number != count:
-            return Chain(tuple(valid), broken=f"record {count} is missing")
-        try:
-            record = Record.read(number, text)
-        except (ValueError, KeyError, TypeError):
-            return Chain(tuple(valid), broken=f"record {number} cannot be read")
-        if record.intent in seen or record.expected != (valid[-1].number if valid else 0):
-            seen.add(record.intent)
-            continue
-        seen.add(record.intent)
-        if record.previous != (valid[-1].seal if valid else ""):
-            return Chain(tuple(valid), broken=f"record {record.expected} was changed after record {number}")
-        valid.append(record)
-    return Chain(tuple(valid))
+    @property
+    def adopted(self) -> bool:
+        """Whether the hand-moved alias stays."""
+        return self.outcome == "adopted"
 
 
 class Ledger:
@@ -215,27 +99,33 @@ class Ledger:
         return Outcome(True, f"{self.model} version {entry.to} is the champion", chain)
 
     def mend(self) -> None:
-        """Sets the aliases champion and previous to what the chain says, until both agree."""
+        """Sets the aliases champion and previous to what the chain says, and reads them back until both agree."""
         with self._alone():
-            self._mend()
+            self._mend(self.chain())
 
     def drift(self) -> Drift | None:
         """Where the alias champion was moved by hand. One that a killed promotion has not set yet is set here."""
         with self._alone():
             chain = self.chain().require_intact()
             if not chain.applied:
-                self._mend()
+                self._mend(chain)
                 return None
-            if self._drift(chain) is None:
-                return None
+            found = self._drift(chain)
+            if found is None or found.gone:
+                return found
             time.sleep(_SETTLE_SECONDS)
             return self._drift(self.chain())
 
     def settle(self, load_check: Callable[[int], None]) -> Settled | None:
-        """Adopts a hand-moved alias as a manual record if `load_check(version)` passes, else puts it back."""
+        """Adopts a hand-moved alias as a manual record if `load_check(version)` passes, else puts it back.
+
+        A deleted champion cannot be put back: it is told, each time, with the way to have it again.
+        """
         drift = self.drift()
         if drift is None:
             return None
+        if drift.gone:
+            return Settled(drift, "gone", self.gone(drift.champion))
         moved = f"the alias champion was moved by hand from {drift.champion or 'nothing'} to {drift.alias or 'nothing'}"
         refusal = "an alias cannot be taken away"
         if drift.alias is not None:
@@ -244,11 +134,22 @@ class Ledger:
             except RegistryError as error:
                 refusal = str(error)
             else:
-                entry = Entry("manual", drift.alias, self.chain().last, "", "MLflow", moved)
-                outcome = self.append(entry)
-                return Settled(drift, outcome.won, f"{moved}: {'adopted' if outcome.won else outcome.sentence}")
+                passed = f"{moved}; it passed the load test and no statistical gate"
+                outcome = self.append(Entry("manual", drift.alias, drift.record, "", "MLflow", passed))
+                if outcome.won:
+                    return Settled(
+                        drift, "adopted", f"{moved}: adopted, it passed the load test and no statistical gate"
+                    )
+                refusal = outcome.sentence
         self.mend()
-        return Settled(drift, False, f"{moved}: put back, {refusal}")
+        return Settled(drift, "put back", f"{moved}: put back, {refusal}")
+
+    def gone(self, number: int | None) -> str:
+        """What is said of a champion whose version was deleted."""
+        return (
+            f"version {number} of {self.model}, the champion, was deleted in MLflow. Its files are in the store: "
+            "recsys fsck --repair registers them again; recsys rollback goes to the champion before"
+        )
 
     # -- inside
 
@@ -262,30 +163,52 @@ class Ledger:
             expected=entry.expected,
             evidence=entry.evidence,
             digest=version.digest,
-            actor=entry.actor,
-            reason=entry.reason,
+            actor=wording.plain(entry.actor, _LONGEST_NAME),
+            reason=wording.plain(entry.reason, _LONGEST_REASON),
             previous=before.records[-1].seal if before.records else "",
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        self.registry.require(self.name)
+        if not before.records:
+            self.registry.require(self.name)
         tags = {INTENT: entry.intent, _RECORD: record.text(), "op": entry.op, "to": str(entry.to)}
         self.registry.create(self.name, f"models:/{self.model}/{entry.to}", tags, record.sentence)
 
-    def _mend(self) -> None:
-        while True:
-            chain = self.chain().require_intact()
-            aliases = self.registry.aliases(self.model)
-            for alias, number in (("champion", chain.champion), ("previous", chain.previous)):
-                if aliases.get(alias) != number:
-                    self.registry.set_alias(self.model, alias, number)
+    def _mend(self, chain: Chain) -> None:
+        """`chain` was read while nobody else of this home moves aliases; what is believed in the end was read after the aliases were set."""
+        for _ in range(_READ_BACK):
+            wrong = self._wrong_aliases(chain.require_intact())
+            if not wrong and chain.applied:
+                return
+            for alias, number in wrong.items():
+                self.registry.set_alias(self.model, alias, number)
             if not chain.applied:
                 self.registry.set_tags(self.name, chain.last, {_APPLIED: "true"})
-            if self.chain().last == chain.last:
-                return
+            chain = self.chain()
+        raise RegistryError(
+            f"the aliases of {self.model} do not stay where they are put",
+            where=self.registry.client.uri,
+            mend="Something else moves them all the time; stop it, then run recsys status.",
+        )
+
+    def _wrong_aliases(self, chain: Chain) -> Mapping[str, int | None]:
+        """Where an alias must go that stands elsewhere than the chain says; nowhere, if its version was deleted."""
+        aliases = self.registry.aliases(self.model)
+        wanted = {"champion": chain.champion, "previous": chain.previous}
+        if all(aliases.get(alias) == number for alias, number in wanted.items()):
+            return {}
+        there = self._numbers()
+        wanted = {alias: number if number in there else None for alias, number in wanted.items()}
+        return {alias: number for alias, number in wanted.items() if aliases.get(alias) != number}
 
     def _drift(self, chain: Chain) -> Drift | None:
         alias = self.registry.aliases(self.model).get("champion")
-        return None if alias == chain.champion else Drift(alias, chain.champion)
+        if alias == chain.champion:
+            return None
+        gone = alias is None and chain.champion is not None and chain.champion not in self._numbers()
+        return Drift(alias, chain.champion, chain.last, gone)
+
+    def _numbers(self) -> set[int]:
+        return {version.number for version in self.registry.all_versions(self.model)}
 
     def _mirror(self, texts: Sequence[tuple[int, str]]) -> str:
         """Copies new records into the home and says what differs from the copies of old ones, if anything."""

@@ -1,4 +1,4 @@
-"""What an object of the store is made from (recipe), consists of (manifest) and descends from (lineage)."""
+"""What an object of the store is made from (recipe) and consists of (manifest)."""
 
 import hashlib
 import json
@@ -88,6 +88,11 @@ class Manifest:
             measured=measured,
         )
 
+    @property
+    def parent_digests(self) -> tuple[str, ...]:
+        """The parents without the roles that some recipes name them by ("teacher <digest>")."""
+        return tuple(parent.rsplit(" ", 1)[-1] for parent in self.parents)
+
     def to_bytes(self) -> bytes:
         """Canonical JSON with a checksum of itself."""
         fields = json.loads(canonical(asdict(self)))
@@ -112,12 +117,3 @@ class Manifest:
                 where=str(path),
                 mend="Run the same command again: what is damaged is made anew.",
             ) from error
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """An object and what it was made from, down to what the store has not made (no `manifest` there)."""
-
-    digest: str
-    manifest: Manifest | None
-    parents: tuple["Lineage", ...]

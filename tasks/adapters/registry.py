@@ -12,37 +12,48 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+from recsys.config import LimitsConfig
 from recsys.errors import RegistryError
 from tasks.adapters.connection import Client, RefusedError
 from tasks.adapters.manifest import digest_of_folder
+from tasks.adapters.packaging import Example, save
 from tasks.adapters.settings import Settings
+
+__all__ = [
+    "DECISION",
+    "DIGEST",
+    "DUPLICATE",
+    "INTENT",
+    "LATENCY",
+    "STUDENT",
+    "TEACHER",
+    "VERDICT",
+    "Example",
+    "Registry",
+    "Version",
+]
 
 TEACHER = "recsys-teacher"
 STUDENT = "recsys-student"
 INTENT = "recsys.intent"
 DIGEST = "recsys.digest"
 DUPLICATE = "recsys.duplicate_of"
+DECISION = "recsys.decision"
+VERDICT = "recsys.verdict"
+LATENCY = "recsys.latency_ms"
+"""Tag of a version: the latency budget that its verdict was given under, in ms."""
 
 _SHOWN = "mlflow.modelVersions"
 """Tag of a logged model from which MLflow's UI shows what it was registered as; only MLflow's server sets it."""
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
+_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?\Z")
 _ATTEMPTS = 5
-
-
-@dataclass(frozen=True)
-class Example:
-    """The model's signature by example: a request and its answer, column by column, and parameters."""
-
-    inputs: Mapping[str, Sequence[Any]]
-    outputs: Mapping[str, Sequence[Any]]
-    params: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,12 @@ class Version:
     def digest(self) -> str:
         """Of the published files, as the store computes it; empty for a version registered by hand."""
         return self.tags.get(DIGEST, "")
+
+    @property
+    def latency_ms(self) -> float:
+        """The latency budget of its verdict; the default one where none was recorded."""
+        text = self.tags.get(LATENCY, "")
+        return float(text) if _NUMBER.match(text) else LimitsConfig().latency_ms
 
 
 class Registry:
@@ -150,14 +167,28 @@ class Registry:
 
     def aliases(self, model: str) -> Mapping[str, int]:
         """Version by alias; empty when there is no such model."""
-        if not self._exists(model):
-            return {}
-        return {alias: int(number) for alias, number in self.client.get_registered_model(model).aliases.items()}
+        try:
+            found = self.client.get_registered_model(model).aliases
+        except RefusedError as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {alias: int(number) for alias, number in found.items()}
 
     def alias(self, model: str, alias: str) -> Version | None:
         """The version an alias points at."""
         number = self.aliases(model).get(alias)
         return None if number is None else self.version(model, number)
+
+    def download(self, model: str, number: int, into: Path) -> Path:
+        """The published files of a version, in a folder below `into`. What they are is for the caller to check."""
+        package = self._package(model, number, into)
+        folders = [path for path in (package / "data").glob("*") if path.is_dir()]
+        if len(folders) != 1:
+            raise RegistryError(
+                f"{model} version {number} holds {len(folders)} folders of files, not one", where=str(package)
+            )
+        return folders[0]
 
     # -- changing
 
@@ -180,22 +211,28 @@ class Registry:
             self.client.set_model_version_tag(model, str(number), name, value)
 
     def load_check(self, model: str, number: int, runtime: str = "recsys.runtime") -> None:
-        """Loads a version as a stranger would: in a clean process, pickle off, its digest first.
+        """Loads a version as a stranger would: downloaded anew, in a clean process, pickle off, its digest first.
 
-        The process downloads the files, compares their digest with the version's, has `runtime` verify them
-        and answer the golden requests. RegistryError, with what it said, when any of this fails.
+        The process compares the digest of the downloaded files with the version's, has `runtime` verify them and
+        answer the golden requests, and holds it to the latency budget of its verdict (tasks/adapters/load_check.py
+        states the rule). RegistryError, with what it said, when any of this fails.
         """
-        digest = self.version(model, number).digest
-        if not digest:
+        version = self.version(model, number)
+        if not version.digest:
             raise RegistryError(
                 f"{model} version {number} was not registered by a night: its files have no digest to compare with",
                 where=self.client.uri,
             )
-        place = (self.client.uri, model, str(number), digest)
-        command = [sys.executable, "-m", "tasks.adapters.load_check", *place, runtime]
-        done = subprocess.run(
-            command, env=self.settings.child_environment(), capture_output=True, text=True, check=False
-        )
+        with tempfile.TemporaryDirectory(dir=self.settings.temp, prefix="load-check-") as temporary:
+            package = self._package(model, number, Path(temporary))
+            command = [sys.executable, "-m", "tasks.adapters.load_check", str(package), version.digest, runtime]
+            done = subprocess.run(
+                [*command, str(version.latency_ms)],
+                env=self.settings.child_environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         if done.returncode != 0:
             said = done.stderr.strip().splitlines() or [f"it ended with return code {done.returncode}"]
             raise RegistryError(
@@ -206,13 +243,32 @@ class Registry:
 
     # -- inside
 
+    def _package(self, model: str, number: int, into: Path) -> Path:
+        """A version as MLflow gives it out, whoever keeps the files: `MLmodel` and the folder data.
+
+        By its address: models:/<name>/<number> MLflow would look up in its global tracking URI, not in ours.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        uri = self.client.uri
+        place = self.client.get_model_version_download_uri(model, str(number))
+        try:
+            return Path(download_artifacts(place, dst_path=str(into), tracking_uri=uri, registry_uri=uri))
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"the files of {model} version {number} cannot be had: {error}",
+                where=place,
+                mend="Choose another version.",
+            ) from error
+
     def _publish(self, model: str, folder: Path, loader: str, run_id: str, example: Example | None) -> Any:
         """Uploads the files as a logged model of a run, MLflow's entity, and gives it."""
         from mlflow.entities import LoggedModelOutput
 
         with tempfile.TemporaryDirectory(dir=self.settings.temp) as temporary:
             package = Path(temporary) / "model"
-            _save(package, folder, loader, example)
+            save(package, folder, loader, example)
             logged = self.client.create_logged_model(self._experiment_id(), name=model, source_run_id=run_id)
             self.client.log_model_artifacts(logged.model_id, str(package))
         self.client.finalize_logged_model(logged.model_id, "READY")
@@ -231,24 +287,3 @@ class Registry:
             token = page.token
             if not token:
                 return sorted(found, key=lambda v: v.number)
-
-
-def _save(package: Path, folder: Path, loader_module: str, example: Example | None) -> None:
-    """MLflow's packaging. Requirements are named, or MLflow would import everything to infer them."""
-    import pandas as pd
-    from mlflow import pyfunc
-    from mlflow.models import infer_signature
-
-    signature = shown = None
-    if example is not None:
-        inputs, params = pd.DataFrame(dict(example.inputs)), dict(example.params)
-        signature = infer_signature(inputs, pd.DataFrame(dict(example.outputs)), params)
-        shown = (inputs, params)
-    pyfunc.save_model(
-        path=str(package),
-        loader_module=loader_module,
-        data_path=str(folder),
-        signature=signature,
-        input_example=shown,
-        pip_requirements=[f"{name}=={installed(name)}" for name in ("recsys-factory", "mlflow")],
-    )

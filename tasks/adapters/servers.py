@@ -8,18 +8,15 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TextIO
 
 from recsys.errors import ConfigError, HomeError, RecsysError
+from tasks.adapters.daemon import Daemon, stop, sweep
 from tasks.adapters.settings import Settings
 
 HOST = "127.0.0.1"
@@ -28,7 +25,6 @@ MLFLOW_PORT = 5000
 
 _PORTS_TRIED = 50
 _START_SECONDS = 180.0  # first migrations of both databases on a busy machine
-_PATIENCE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))  # seconds each
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class Server:
-    """A started server and what it writes."""
+    """A started server and where it is asked."""
 
-    name: str
-    process: subprocess.Popen[bytes]
+    daemon: Daemon
     url: str
-    log: Path
 
     def answers(self) -> bool:
         """Whether its health page does."""
@@ -62,21 +56,9 @@ class Server:
             return bool(reply.status == 200)
         return False
 
-    def require_alive(self) -> None:
-        """RecsysError, with the last words of its log, when the process has ended."""
-        code = self.process.poll()
-        if code is not None:
-            said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            raise RecsysError(
-                f"the {self.name} server ended with {code}: {said[-1].strip() if said else 'it said nothing'}",
-                where=str(self.log),
-                mend="Read its log, then start it again.",
-            )
-
-    def signal_group(self, number: signal.Signals) -> None:
-        """To the process and all it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    def again(self) -> "Server":
+        """The same on the same port, started once more."""
+        return Server(self.daemon.again(), self.url)
 
 
 def running(settings: Settings) -> Mapping[str, Address]:
@@ -89,11 +71,11 @@ def running(settings: Settings) -> Mapping[str, Address]:
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, ports: Ports) -> Iterator[Mapping[str, Server]]:
+def serving(settings: Settings, ports: Ports) -> Iterator[dict[str, Server]]:
     """Both servers, answering. They are stopped, and their file is gone, when the block ends.
 
-    HomeError when this home has servers already, ConfigError for a port that is taken, RecsysError when one does not
-    come up.
+    Who starts one again puts it in the dictionary and publishes. HomeError when this home has servers already,
+    ConfigError for a port that is taken, RecsysError when one does not come up.
     """
     with _only_one(settings):
         prefect = _free_port(ports.prefect, PREFECT_PORT, "--prefect-port", but=ports.mlflow)
@@ -103,38 +85,70 @@ def serving(settings: Settings, ports: Ports) -> Iterator[Mapping[str, Server]]:
             servers["prefect"] = _start(settings, "prefect", _prefect(prefect), f"http://{HOST}:{prefect}/api")
             servers["mlflow"] = _start(settings, "mlflow", _mlflow(settings, mlflow), f"http://{HOST}:{mlflow}")
             _wait_for(servers)
-            _publish(settings.servers_file, servers)
+            publish(settings, servers)
             yield servers
         finally:
             settings.servers_file.unlink(missing_ok=True)
-            _stop(servers)
+            stop(server.daemon for server in servers.values())
+            sweep(settings)
+
+
+def publish(settings: Settings, servers: Mapping[str, Server]) -> None:
+    """Tells every command of this home where its servers are."""
+    addresses = {name: asdict(Address(server.url, server.daemon.process.pid)) for name, server in servers.items()}
+    draft = settings.servers_file.with_name(settings.servers_file.name + ".part")
+    draft.write_text(json.dumps(addresses, sort_keys=True, indent=1))
+    draft.rename(settings.servers_file)
+
+
+def sweep_orphans(settings: Settings) -> int:
+    """Stops what a killed command left running, unless somebody minds it. How many processes that were."""
+    with _lock_of(settings) as lock:
+        return _sweep(settings) if _locked(lock) else 0
 
 
 @contextlib.contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Holds the home's lock on servers. The kernel drops it with its holder, so that it is never stale."""
-    with (settings.servers_file.parent / "servers.lock").open("w") as lock:
+    with _lock_of(settings) as lock:
+        held = _locked(lock)
+        if held:
+            _sweep(settings)
         if there := running(settings):
             groups = " ".join(f"-{address.pid}" for address in there.values())
             raise HomeError(
                 "the servers of this home are running already: "
                 + " and ".join(f"{name} at {address.url}" for name, address in sorted(there.items())),
                 where=str(settings.home),
-                mend=f"Use them, or stop them: Ctrl-C where they were started, else kill -INT -- {groups}.",
+                mend=f"Use them, or stop them: recsys down, Ctrl-C where they were started, or kill -INT -- {groups}.",
             )
-        _lock(lock, settings)
+        if not held:
+            raise HomeError(
+                "the servers of this home are just being started or stopped",
+                where=str(settings.home),
+                mend="Try again in half a minute.",
+            )
         yield
 
 
-def _lock(file: TextIO, settings: Settings) -> None:
+def _sweep(settings: Settings) -> int:
+    swept = sweep(settings)
+    if swept:
+        settings.servers_file.unlink(missing_ok=True)
+    return swept
+
+
+def _lock_of(settings: Settings) -> TextIO:
+    return (settings.servers_file.parent / "servers.lock").open("w")
+
+
+def _locked(file: TextIO) -> bool:
+    """Whether the lock could be had."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise HomeError(
-            "the servers of this home are just being started or stopped",
-            where=str(settings.home),
-            mend="Try again in half a minute.",
-        ) from None
+        return False
+    return True
 
 
 def _free_port(asked: int | None, usual: int, option: str, but: int | None) -> int:
@@ -168,23 +182,11 @@ def _mlflow(settings: Settings, port: int) -> list[str]:
 
 
 def _start(settings: Settings, name: str, command: list[str], url: str) -> Server:
-    """In a session of its own, so that a Ctrl-C meant for us does not reach it first."""
     # a server that knew another one's address would ask it instead of its database
     elsewhere = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_BACKEND_STORE_URI")
     environment = {n: value for n, value in os.environ.items() if n not in elsewhere}
     environment["PREFECT_UI_API_URL"] = url  # else Prefect's page asks port 4200, whichever port it came from
-    log = settings.servers_file.parent / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env=environment,
-            cwd=settings.temp,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Server(name, process, url, log)
+    return Server(Daemon.start(settings, name, command, environment), url)
 
 
 def _wait_for(servers: Mapping[str, Server]) -> None:
@@ -193,33 +195,12 @@ def _wait_for(servers: Mapping[str, Server]) -> None:
     waiting = list(servers.values())
     while waiting:
         for server in waiting:
-            server.require_alive()
+            server.daemon.require_alive()
         waiting = [server for server in waiting if not server.answers()]
         if waiting and time.monotonic() > deadline:
             raise RecsysError(
-                f"the {waiting[0].name} server does not answer after {_START_SECONDS:.0f} seconds",
-                where=str(waiting[0].log),
+                f"{waiting[0].daemon.name} does not answer after {_START_SECONDS:.0f} seconds",
+                where=str(waiting[0].daemon.log),
                 mend="Read its log, then start it again.",
             )
         time.sleep(0.2)
-
-
-def _publish(path: Path, servers: Mapping[str, Server]) -> None:
-    addresses = {name: asdict(Address(server.url, server.process.pid)) for name, server in servers.items()}
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(addresses, sort_keys=True, indent=1))
-    draft.rename(path)
-
-
-def _stop(servers: Mapping[str, Server]) -> None:
-    """Asks, then tells, then kills; nothing of any group is left."""
-    left = list(servers.values())
-    for number, seconds in _PATIENCE:
-        for server in left:
-            server.signal_group(number)
-        deadline = time.monotonic() + seconds
-        while left and time.monotonic() < deadline:
-            left = [server for server in left if server.process.poll() is None]
-            time.sleep(0.05)
-    for server in servers.values():
-        server.signal_group(signal.SIGKILL)  # what a leader left behind

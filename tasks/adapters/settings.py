@@ -19,6 +19,9 @@ from typing import Self
 from recsys.errors import ConfigError, HomeError
 from tasks.adapters.disk import put_if_absent
 
+HOME_FORMAT = 1
+"""The layout of a home. It goes up when an earlier version would misread what this one writes."""
+
 _LEAST_FREE = 64 << 20  # bytes
 _EXPORTED = "RECSYS_EXPORTED"
 _YOURS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HF_HOME", "PREFECT_LOGGING_LEVEL")
@@ -101,15 +104,29 @@ class Settings:
         return self.home / "prefect"
 
     @property
+    def orchestrator(self) -> str | None:
+        """Your PREFECT_API_URL, else this home's running Prefect server; None where there is neither."""
+        return _yours("PREFECT_API_URL") or self.running().get("prefect")
+
+    @property
     def servers_file(self) -> Path:
         """Which servers of this home are running: {"mlflow": {"url", "pid"}, "prefect": {"url", "pid"}}."""
         return self.home / "run" / "servers.json"
 
+    @property
+    def logs(self) -> Path:
+        """What servers, worker and supervisor write; each log is bounded."""
+        return self.home / "logs"
+
     def prepare(self) -> Self:
-        """Makes the folders, readable by their owner only. HomeError when one cannot be written."""
+        """Makes the folders, readable by their owner only.
+
+        HomeError when one cannot be written, or a later version of recsys made this home.
+        """
+        self._require_known_format()
         folders = (self.home, self.store, self.temp, self.cache, self.ledger, self.vault, self.vault_key.parent)
         try:
-            for folder in (*folders, self.mlflow / "artifacts", self.prefect, self.servers_file.parent):
+            for folder in (*folders, self.mlflow / "artifacts", self.prefect, self.servers_file.parent, self.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     probe.write(b"probe")
@@ -127,6 +144,7 @@ class Settings:
                 where=str(self.home),
                 mend="Make room or choose another folder with RECSYS_HOME.",
             )
+        self._fixed("format", str(HOME_FORMAT))
         self._fix_shards()
         return self
 
@@ -174,6 +192,7 @@ class Settings:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 are too few when busy
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the smallest there is; flows/automations.py counts on it
             "PREFECT_LOGGING_LEVEL": "INFO",
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows steps, not log lines
             "DO_NOT_TRACK": "1",
@@ -200,14 +219,29 @@ class Settings:
             environment["PREFECT_API_URL"] = prefect
         return environment
 
-    def _fix_shards(self) -> None:
-        """The first `prepare` of a home decides its number of shards."""
-        path = self.home / "shards"
+    def _require_known_format(self) -> None:
+        """A home says which layout it has (one without a word is of the first); one of a later version is not touched."""
+        path = self.home / "format"
+        found = path.read_text().strip() if path.is_file() else "1"
+        if not found.isdecimal() or int(found) > HOME_FORMAT:
+            raise HomeError(
+                f"this home has format {found!r}, and this version knows formats up to {HOME_FORMAT}",
+                where=str(path),
+                mend="Install the version of recsys that made it, or a later one.",
+            )
+
+    def _fixed(self, name: str, text: str) -> str:
+        """What the first `prepare` of a home wrote in a file for ever: `text` now, or what is there."""
+        path = self.home / name
         with tempfile.NamedTemporaryFile(dir=self.temp) as draft:
-            draft.write(str(self.shards).encode())
+            draft.write(text.encode())
             draft.flush()
             put_if_absent(Path(draft.name), path)
-        fixed = path.read_text()
+        return path.read_text()
+
+    def _fix_shards(self) -> None:
+        """The first `prepare` of a home decides its number of shards."""
+        fixed = self._fixed("shards", str(self.shards))
         if fixed != str(self.shards):
             raise ConfigError(
                 f"this home has {fixed} shards, not {self.shards}",
@@ -220,6 +254,12 @@ def limit_threads(threads: int) -> None:
     """Holds this process to so many threads; call it before torch, numpy or DuckDB is imported."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RECSYS_THREADS"):
         os.environ[variable] = str(threads)
+
+
+def shop_variables() -> Mapping[str, str]:
+    """What RECSYS_EVENTS, RECSYS_ITEMS, RECSYS_COLUMNS and RECSYS_TIMEZONE say of the shop; only those that are set."""
+    names = ("events", "items", "columns", "timezone")
+    return {name: os.environ[f"RECSYS_{name.upper()}"] for name in names if os.environ.get(f"RECSYS_{name.upper()}")}
 
 
 def _count(name: str, default: int) -> int:

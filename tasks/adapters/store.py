@@ -6,6 +6,7 @@
     views/<digest>/                an object as a folder of hard links to its blobs
     tmp/<key>/  scratch/<key>/     a build under way, and what it may resume from after a kill
     locks/<key>  heads/<name>.json  bad/
+    leases/      which objects a living process has made or opened (see lease.py): they are not swept
 
 A reader checks sha256 before the first use in a process. A damaged blob is set aside in bad/ as evidence and
 its object is made again. The lock is flock, which the kernel drops with its holder: no lock is ever stale.
@@ -16,20 +17,22 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow.parquet as pq
 
 from recsys.errors import StoreError
 from tasks.adapters.disk import put_if_absent, remove, sync, told, write
-from tasks.adapters.manifest import File, Lineage, Manifest, Recipe, canonical, sha256_of
+from tasks.adapters.lease import LEASES, Lease
+from tasks.adapters.manifest import File, Manifest, Recipe, canonical, sha256_of
 
-__all__ = ["MEASURED", "File", "Lineage", "Manifest", "Recipe", "Store", "Stored", "canonical", "sha256_of"]
+__all__ = ["MEASURED", "File", "Manifest", "Recipe", "Store", "Stored", "canonical", "sha256_of"]
 
 MEASURED = "measured.json"
 """What differs from run to run (seconds, latencies): kept with the object, not in its digest nor its view."""
@@ -52,8 +55,9 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.lease = Lease(root)
         self._sound: set[str] = set()  # blobs whose sha256 was checked in this process
-        for name in ("blobs", "manifests", "objects", "views", "tmp", "scratch", "locks", "heads", "bad"):
+        for name in ("blobs", "manifests", "objects", "views", "tmp", "scratch", "locks", "heads", "bad", LEASES):
             with told(root / name):
                 (root / name).mkdir(parents=True, exist_ok=True)
 
@@ -66,7 +70,7 @@ class Store:
         disk is full or refuses; what else `build` raises goes through, and nothing of the object is visible.
         """
         started = time.monotonic()
-        with self._locked(recipe.key):
+        with self.locked(recipe.key):
             self._sweep(recipe.key)
             manifest = self._whole(recipe)
             reused = manifest is not None
@@ -76,7 +80,9 @@ class Store:
                     remove(draft)
                     draft.mkdir()
                     build(draft)
-                    manifest = self._commit(recipe, draft)
+                    with self.lease.steady():
+                        manifest = self._commit(recipe, draft)
+                        self.lease.hold(manifest.digest)
             for left in (self.root / "tmp" / recipe.key, self.root / "scratch" / recipe.key):
                 with told(left):
                     remove(left)
@@ -95,16 +101,33 @@ class Store:
         manifest = self._whole(recipe)
         return _stored(manifest, True, time.monotonic() - started) if manifest else None
 
+    def put_back(self, step: str, digest: str, folder: Path) -> None:
+        """Gives an object its contents again, from a copy of its files. StoreError when they are others."""
+        with self.locked(digest), self.lease.steady():
+            manifest = self.manifest(step, digest)
+            draft = self.root / "tmp" / digest
+            with told(draft):
+                remove(draft)
+                for file in manifest.files:
+                    (draft / file.name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(folder / file.name, draft / file.name)
+                    if sha256_of(draft / file.name) != file.sha256:
+                        raise StoreError(f"{file.name} of the copy is not what it was", where=str(folder))
+                    self._put(draft / file.name)
+                remove(draft)
+
     # -- reading
 
     def open(self, step: str, digest: str) -> Path:
         """An object as a folder of read-only files, each verified. StoreError if one is gone or damaged."""
-        manifest = self.manifest(step, digest)
-        for file in manifest.files:
-            self._verify(file.sha256, f"{step}/{file.name}")
-        view = self.root / "views" / digest
-        if not self._shows(view, manifest):
-            self._link_view(view, manifest)
+        with self.lease.steady():
+            manifest = self.manifest(step, digest)
+            for file in manifest.files:
+                self._verify(file.sha256, f"{step}/{file.name}")
+            view = self.root / "views" / digest
+            if not self._shows(view, manifest):
+                self._link_view(view, manifest)
+            self.lease.hold(digest)
         return view
 
     def manifest(self, step: str, digest: str) -> Manifest:
@@ -113,11 +136,19 @@ class Store:
         try:
             manifest = Manifest.read(path)
         except StoreError:
-            self._set_aside(path)
+            self.set_aside(path)
             raise
         if manifest is None:
             raise StoreError(f"the store has no {step} object {digest}", where=str(self.root))
         return manifest
+
+    def read(self, step: str, digest: str, name: str) -> bytes:
+        """One file of an object, verified; its others are not looked at. StoreError when there is no such file."""
+        for file in self.manifest(step, digest).files:
+            if file.name == name:
+                self._verify(file.sha256, f"{step}/{name}")
+                return self.blob(file.sha256).read_bytes()
+        raise StoreError(f"the {step} object {digest} has no file {name}", where=str(self.root))
 
     def measured(self, step: str, digest: str) -> Mapping[str, Any]:
         """What the build wrote in measured.json; empty when it wrote none."""
@@ -125,21 +156,29 @@ class Store:
         if sha256 is None:
             return {}
         self._verify(sha256, f"{step}/{MEASURED}")
-        measured: Mapping[str, Any] = json.loads(self._blob(sha256).read_bytes())
+        measured: Mapping[str, Any] = json.loads(self.blob(sha256).read_bytes())
         return measured
 
-    def lineage(self, digest: str) -> Lineage:
-        """Everything an object was made from; a digest reached twice is the same Lineage twice."""
-        seen: dict[str, Lineage] = {}
+    def made_at(self, step: str, digest: str) -> int | None:
+        """Seconds UTC at which an object was first committed; None when the store has it not."""
+        try:
+            return int((self.root / "objects" / step / f"{digest}.json").stat().st_mtime)
+        except FileNotFoundError:
+            return None
 
-        def walk(digest: str) -> Lineage:
-            if digest not in seen:
-                paths = sorted((self.root / "objects").glob(f"*/{digest}.json"))
-                manifest = Manifest.read(paths[0]) if paths else None
-                seen[digest] = Lineage(digest, manifest, tuple(walk(p) for p in manifest.parents) if manifest else ())
-            return seen[digest]
+    def lineage(self, digest: str) -> Mapping[str, Manifest | None]:
+        """An object and everything it was made from, by digest; None for what the store has not, or no longer.
 
-        return walk(digest)
+        A year of nights is a chain a thousand objects long: each refers to the one before it.
+        """
+        found: dict[str, Manifest | None] = {}
+        waiting = [digest]
+        while waiting:
+            if (at := waiting.pop()) not in found:
+                paths = sorted((self.root / "objects").glob(f"*/{at}.json"))
+                manifest = found[at] = Manifest.read(paths[0]) if paths else None
+                waiting += manifest.parent_digests if manifest else ()
+        return found
 
     # -- heads: the few names that are not digests
 
@@ -169,60 +208,70 @@ class Store:
 
     # -- inside
 
-    def _blob(self, sha256: str) -> Path:
+    def blob(self, sha256: str) -> Path:
+        """Where a blob is, or would be."""
         return self.root / "blobs" / sha256[:2] / sha256
 
     @contextlib.contextmanager
     def _drafted(self, path: Path, value: Mapping[str, Any]) -> Iterator[Path]:
         """A durable file with the value as JSON, to be given the name `path`."""
         draft = self.root / "tmp" / "heads"
-        with self._locked(draft.name), told(path.parent):
+        with self.locked(draft.name), told(path.parent):
             remove(draft)
             write(draft, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode("ascii"))
             yield draft
             remove(draft)
 
     @contextlib.contextmanager
-    def _locked(self, key: str, wait: bool = True) -> Iterator[bool]:
+    def locked(self, key: str, wait: bool = True) -> Iterator[bool]:
+        """The lock of a recipe or of a part of the store; False when another holds it and we do not `wait`."""
         path = self.root / "locks" / key
-        with told(path):
-            file = path.open("w")
-        with file:
+        file = None
+        while file is None:
+            with told(path):
+                file = path.open("w")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
+                file.close()
                 yield False
-            else:
-                yield True
+                return
+            if not _is_named(file, path):  # swept while we waited: whoever comes next would lock another file
+                file.close()
+                file = None
+        with file:
+            yield True
 
     def _sweep(self, mine: str) -> None:
         """Removes what killed builds of other recipes left in tmp/. Who still builds holds its lock."""
         for left in list((self.root / "tmp").iterdir()):
             if left.name != mine:
-                with self._locked(left.name, wait=False) as free:
+                with self.locked(left.name, wait=False) as free:
                     if free:
                         remove(left)
 
     def _whole(self, recipe: Recipe) -> Manifest | None:
         """The manifest of `recipe` if every blob is sound; else None, and what is not is set aside."""
         path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
-        try:
-            manifest = Manifest.read(path)
-            if manifest is None:
+        with self.lease.steady():
+            try:
+                manifest = Manifest.read(path)
+                if manifest is None:
+                    return None
+                self.manifest(recipe.step, manifest.digest)
+                for file in manifest.files:
+                    self._verify(file.sha256, file.name)
+                if manifest.measured:
+                    self._verify(manifest.measured, MEASURED)
+            except StoreError:
+                self.set_aside(path)
                 return None
-            self.manifest(recipe.step, manifest.digest)
-            for file in manifest.files:
-                self._verify(file.sha256, file.name)
-            if manifest.measured:
-                self._verify(manifest.measured, MEASURED)
-        except StoreError:
-            self._set_aside(path)
-            return None
+            self.lease.hold(manifest.digest)
         return manifest
 
     def _verify(self, sha256: str, name: str) -> None:
         """StoreError unless the blob is there and is what its name says; a damaged one is moved to bad/."""
-        path = self._blob(sha256)
+        path = self.blob(sha256)
         if sha256 in self._sound and path.exists():
             return
         mend = "Run the same command again: what is damaged is made anew."
@@ -231,11 +280,12 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{name} is missing, expected sha256 {sha256}", where=str(path), mend=mend) from None
         if found != sha256:
-            self._set_aside(path)
+            self.set_aside(path)
             raise StoreError(f"{name} is damaged, expected sha256 {sha256}, found {found}", where=str(path), mend=mend)
         self._sound.add(sha256)
 
-    def _set_aside(self, path: Path) -> None:
+    def set_aside(self, path: Path) -> None:
+        """Moves what is damaged to bad/, as evidence. What is gone already is fine."""
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, self.root / "bad" / f"{path.name}-{uuid.uuid4().hex[:8]}")
 
@@ -276,7 +326,7 @@ class Store:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        blob = self._blob(sha256)
+        blob = self.blob(sha256)
         if not put_if_absent(path, blob):
             with contextlib.suppress(StoreError):
                 self._verify(sha256, blob.name)
@@ -290,20 +340,27 @@ class Store:
             return False
         there = {p.relative_to(view).as_posix() for p in view.rglob("*") if not p.is_dir()}
         return there == {f.name for f in manifest.files} and all(
-            os.path.samefile(view / f.name, self._blob(f.sha256)) for f in manifest.files
+            os.path.samefile(view / f.name, self.blob(f.sha256)) for f in manifest.files
         )
 
     def _link_view(self, view: Path, manifest: Manifest) -> None:
         draft = self.root / "tmp" / "views"
-        with self._locked(draft.name), told(view):
+        with self.locked(draft.name), told(view):
             if self._shows(view, manifest):  # another process was faster
                 return
             remove(draft)
             for file in manifest.files:
                 (draft / file.name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(self._blob(file.sha256), draft / file.name)
+                os.link(self.blob(file.sha256), draft / file.name)
             remove(view)
             os.rename(draft, view)
+
+
+def _is_named(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _stored(manifest: Manifest, reused: bool, seconds: float) -> Stored:

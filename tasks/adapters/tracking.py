@@ -3,6 +3,7 @@
 Everything goes through an explicit client; MLflow's global active run is never touched.
 """
 
+import contextlib
 import fcntl
 import json
 import math
@@ -16,13 +17,19 @@ from typing import Any, Literal, TextIO
 from urllib.parse import unquote, urlparse
 
 from recsys.errors import HomeError
-from tasks.adapters.connection import Client, alone, connect
+from tasks.adapters.connection import Client, RefusedError, alone, connect
 from tasks.adapters.disk import remove
 from tasks.adapters.settings import Settings
 
 EXPERIMENT = "recsys"
 NIGHT = "recsys.night"
 """Tag of a night's run and of its children: the name of the lock its process holds while it lives."""
+
+OCCASION = "recsys.occasion"
+"""Tag of a parent run that is no night: what it is instead."""
+
+WATCH = "monitor"
+"""The occasion that looks and makes nothing."""
 
 _NAME = re.compile(r"[\w./ -]{1,250}\Z", re.ASCII)
 _LONGEST_PARAM = 6000  # characters; MLflow cuts longer ones without a word
@@ -91,6 +98,19 @@ class Tracking:
             remove(Path(lock.name))
             lock.close()
 
+    def close_dead(self) -> int:
+        """Closes as KILLED every open run whose night no living process of this home holds, and gives how many.
+
+        In an MLflow of yours, which other hosts may use, only those whose process is known to have died here.
+        """
+        open_before = self._runs("attributes.status = 'RUNNING'")
+        self._reap()
+        for run in self._runs("attributes.status = 'RUNNING'") if self.settings.artifacts else ():
+            night = run.data.tags.get(NIGHT)
+            if night and not (self._nights / night).exists():
+                self.client.set_terminated(run.info.run_id, "KILLED")
+        return len(open_before) - len(self._runs("attributes.status = 'RUNNING'"))
+
     # -- what a run records
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
@@ -108,6 +128,25 @@ class Tracking:
         """The newest value of every metric of a run."""
         metrics: Mapping[str, float] = self.client.get_run(run_id).data.metrics
         return metrics
+
+    def ended(self, run_id: str) -> int | None:
+        """When a run ended, seconds UTC; None while it is open, and when there is no such run."""
+        try:
+            ended = self.client.get_run(run_id).info.end_time
+        except RefusedError:
+            return None
+        return None if ended is None else int(ended) // 1000
+
+    def nights_after(self, run_id: str | None) -> list[Mapping[str, float]]:
+        """The metrics of every night and refresh that began after a run and came past its first step.
+
+        Of all of them where the run is None or gone.
+        """
+        condition = "metrics.`cost/validate` >= 0"
+        if run_id is not None:
+            with contextlib.suppress(RefusedError):
+                condition += f" and attributes.start_time > {self.client.get_run(run_id).info.start_time}"
+        return [run.data.metrics for run in self._runs(condition) if run.data.tags.get(OCCASION) != WATCH]
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Parameters; one too long for MLflow is whole in the artifact params/<name>.txt."""

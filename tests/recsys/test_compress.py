@@ -187,6 +187,18 @@ def test_the_same_student_is_compressed_to_the_same_bytes(
     assert [p.bytes for p in heard] == [p.bytes for p in again.points]
 
 
+def test_without_time_it_chooses_from_what_there_is(
+    student: Student, compressed: tuple[Compression, Path], tmp_path: Path
+) -> None:
+    config = CompressConfig(keep_ffn=(1.0, 0.25), table_bits=(8, 32), recovery_epochs=2, max_loss=0.05)
+    short = compress(student, publication(), recovery(), config, tmp_path / "out", enough=lambda: True)
+    assert (short.tried, short.asked) == (1, 3)
+    assert [(p.keep_ffn, p.ndcg) for p in short.points] == [(p.keep_ffn, p.ndcg) for p in compressed[0].points[:2]]
+    assert sum(p.chosen for p in short.points) == 1
+    assert (compressed[0].tried, compressed[0].asked) == (3, 3)
+    Runtime.open(tmp_path / "out").check_golden()
+
+
 def test_a_forced_prune_is_a_prune(student: Student, tmp_path: Path) -> None:
     config = CompressConfig(keep_ffn=(0.25,), table_bits=(8,), recovery_epochs=0, max_loss=1.0)
     compression = compress(student, publication(), recovery(), config, tmp_path / "out")

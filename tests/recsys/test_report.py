@@ -103,7 +103,9 @@ PROMOTE = Story(
     ),
     slices=(SliceRow("cold users", 88, "champion", Estimate(0.03, -0.08, 0.14), "pass"),),
     slice_max_loss=0.1,
-    steps=(StepRow("teach", 0.0, True), StepRow("distil", 229.0, False)),
+    steps=(StepRow("teach", 0.0, True, 0.0, 0.0, 0.0), StepRow("distil", 229.0, False, 400.0, 0.0, 0.0044)),
+    currency="EUR",
+    cost_since_promotion=0.0132,
     examples=(
         Example(("Candle", "Bunting"), ("Lunch bag", "Cup"), (Pick("Lunch bag", True),), (Pick("Teapot", False),)),
     ),
@@ -127,6 +129,7 @@ REJECT = replace(
     criteria=(criterion("champion", "guard", "fail", proven=False),),
     slices=(SliceRow("cold users", 88, "champion", Estimate(-0.3, -0.4, -0.2), "fail"),),
 )
+OLDER = replace(PROMOTE, steps=(StepRow("distil", 229.0, False),), currency="", cost_since_promotion=None)
 NO_CHANGE = Story("the shop", 0, "NO CHANGE", "Equal to the champion by bytes.", "", steps=PROMOTE.steps)
 FIRST = replace(PROMOTE, models=tuple(m for m in PROMOTE.models if m.role != "champion"))
 NIGHTS = {"promote": PROMOTE, "hold": HOLD, "reject": REJECT, "no change": NO_CHANGE, "first night": FIRST}
@@ -194,7 +197,9 @@ def test_equal_stories_give_equal_pages(pages):
         "no user 7 time in the future 3",
         "duplicates: 50",
         "The test window was extended.",
-        "2 steps in 3 min 49 s; 1 found in the store and reused.",
+        "2 steps in 3 min 49 s; 1 found in the store and reused. "
+        "The night cost 0.0044 EUR; this champion cost 0.013 EUR.",
+        "distil 3 min 49 s 6 min 40 s 0.0044 EUR",
         "Candle → Bunting",
         "Lunch bag ✓",
         "NDCG@1 0.1000 0.0900 to 0.1100",
@@ -317,3 +322,12 @@ def test_long_lists_are_cut_and_say_so():
     assert "day-069.csv" not in text
     assert re.search(r"… 15 earlier, then\s+item 15", text)
     assert "and 15 more" in text
+
+
+def test_steps_of_before_costs_were_kept_are_shown_without():
+    text = Page(render(OLDER)).text
+    assert "1 step in 3 min 49 s; 0 found in the store and reused." in text
+    assert "cost" not in leads(OLDER)["steps"]
+    assert leads(replace(HOLD, criteria=()))["steps"].endswith("all nights since the last promotion 0.013\u00a0EUR.")
+    assert ">GPU<" not in render(PROMOTE)
+    assert ">GPU<" in render(replace(PROMOTE, steps=(StepRow("teach", 60.0, False, 20.0, 60.0, 0.04),)))

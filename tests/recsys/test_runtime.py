@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,8 +18,9 @@ from recsys.errors import ArtifactError, DataError
 from recsys.export import Publication, export
 from recsys.graph import serving_graph
 from recsys.histories import Catalog
+from recsys.item_columns import Filter, ItemColumns
 from recsys.recommender import top_k
-from recsys.runtime import ItemColumns, Recommendation, Runtime, ServingGraph, _load_pyfunc
+from recsys.runtime import Recommendation, Runtime, ServingGraph, _load_pyfunc
 from recsys.sequence_model import Scorer
 
 ITEMS = 20
@@ -148,6 +150,79 @@ def test_fewer_than_k_are_given_where_fewer_are_left(exclude: Runtime) -> None:
     assert sorted(item.item_id for item in answer) == ["item-19", "item-20"]
     assert exclude.recommend([[f"item-{code}" for code in range(1, 21)]], k=10) == [[]]
     assert exclude.recommend([], k=10) == []
+
+
+def filtered_by_numpy(runtime: Runtime, history: np.ndarray, k: int, chosen: Filter) -> tuple[list[int], list[float]]:
+    """The reference: every item in order of score, ties by the lower code, one by one through the filter."""
+    scores = runtime.scores([history])[0]
+    barred = {*chosen.denied.tolist(), *(history.tolist() if runtime.card.repeats == "exclude" else [])}
+    allowed = None if chosen.allowed is None else set(chosen.allowed.tolist())
+    ranked = [code + 1 for code in np.lexsort((np.arange(runtime.items), -scores))]
+    kept = [code for code in ranked if code not in barred and (allowed is None or code in allowed)][:k]
+    return kept, [float(scores[code - 1]) for code in kept]
+
+
+@pytest.mark.parametrize("repeats", ["exclude", "allow"])
+def test_filters_are_those_of_a_plain_reference(folders: dict[str, Path], repeats: str) -> None:
+    runtime, rng = Runtime.open(folders[repeats]), np.random.default_rng(5)
+    histories, filters = [], []
+    for _ in range(200):
+        drawn = [rng.integers(1, ITEMS + 3, rng.integers(0, 12)).astype(np.int32) for _ in range(3)]
+        histories.append(drawn[0])
+        filters.append(Filter(None if rng.random() < 0.4 else drawn[1], drawn[2]))
+    for k in (1, 4, 50):
+        together = runtime.serve(histories, k, filters)
+        for row, (history, chosen) in enumerate(zip(histories, filters, strict=True)):
+            expected_codes, expected_scores = filtered_by_numpy(runtime, history, k, chosen)
+            some = together.codes[row] > 0
+            assert together.codes[row][some].tolist() == expected_codes
+            assert together.scores[row][some].tolist() == expected_scores
+            assert not some[len(expected_codes) :].any()
+            assert together.popular[row] == (not ((history >= 1) & (history <= ITEMS)).any())
+            alone = runtime.serve([history], k, [chosen])
+            assert np.array_equal(alone.codes[0], together.codes[row])
+            assert np.array_equal(alone.scores[0], together.scores[row])
+
+
+def test_ties_among_filtered_items_go_to_the_lower_code(exclude: Runtime) -> None:
+    served = exclude.serve([codes(), codes()], 3, [Filter(codes(9, 5, 7, 6)), Filter(codes(3, 2))])
+    assert served.codes.tolist() == [[5, 6, 7], [2, 3, 0]]
+    assert served.scores[1].tolist() == [9.0, 9.0, -np.inf]
+
+
+def test_filters_of_nothing_change_nothing(exclude: Runtime) -> None:
+    histories = [codes(1, 2), codes(), codes(5, 6, 7)]
+    plain, filtered = exclude.serve(histories, 4), exclude.serve(histories, 4, [Filter()] * 3)
+    assert all(np.array_equal(a, b) for a, b in zip(vars(plain).values(), vars(filtered).values(), strict=True))
+    assert exclude.serve([], 4, []).codes.shape == (0, 4)
+
+
+def test_a_large_catalog_is_filtered_like_a_small_one(tmp_path: Path) -> None:
+    items = 20_500
+    export(decoder(items), publication("exclude", items), 8, tmp_path / "large")
+    runtime, allowed = Runtime.open(tmp_path / "large"), np.arange(3, items + 1, 7, dtype=np.int32)
+    served = runtime.serve([codes(1, 20_500)], 20, [Filter(allowed, allowed[::50])])
+    assert (
+        served.codes[0].tolist() == filtered_by_numpy(runtime, codes(1, 20_500), 20, Filter(allowed, allowed[::50]))[0]
+    )
+
+
+def test_categories_are_whole_texts_and_their_parts() -> None:
+    columns = ItemColumns(
+        ["a", "b", "c", "d", "e"], np.ones(5, np.int64), pa.nulls(5, pa.string()),
+        pa.array(["Drama", "Comedy|Drama", None, " Comedy | Film Noir", "Drama"]),
+    )  # fmt: skip
+    found = {name: listed.tolist() for name, listed in columns.codes_of_category.items()}
+    assert found == {
+        "Drama": [1, 2, 5], "Comedy|Drama": [2], "Comedy": [2, 4], " Comedy | Film Noir": [4], "Film Noir": [4],
+    }  # fmt: skip
+    assert columns.filter(categories=["Drama", "Comedy"]).allowed.tolist() == [1, 2, 4, 5]
+    assert columns.filter(allow=["e", "c", "?"], categories=["Drama"]).allowed.tolist() == [5]
+    assert columns.filter(allow=["e", "a"]).allowed.tolist() == [5, 1]
+    assert columns.filter(categories=[]).allowed.tolist() == []
+    assert columns.filter(exclude=["b", "?"]).denied.tolist() == [2]
+    with pytest.raises(DataError, match="knows no category 'Horror'; there are 5"):
+        columns.filter(categories=["Horror"])
 
 
 def test_the_same_question_has_the_same_answer(exclude: Runtime, folders: dict[str, Path]) -> None:

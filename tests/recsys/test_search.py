@@ -153,6 +153,21 @@ def test_after_a_kill_exactly_the_missing_trials_are_run_and_the_student_is_the_
     assert bytes_of(resumed.student, tmp_path / "a") == bytes_of(found.student, tmp_path / "b")
 
 
+def test_without_time_it_ends_with_both_kinds_and_with_more_time_goes_on_to_the_same_student(
+    undisturbed, lessons, tmp_path
+):
+    found, _ = undisturbed
+    place = place_in(tmp_path)
+    short = search(lessons, CONFIG, place, enough=lambda: True)
+    assert told(short) == told(found)[:2], "the undistilled one and a distilled one there are in any case"
+    asked = iter([False, False, True])
+    search(lessons, CONFIG, place, enough=lambda: next(asked))
+    assert states(place)[2:] == [TrialState.RUNNING], "it ended in the middle of a trial"
+    resumed = search(lessons, CONFIG, place, enough=lambda: False)
+    assert told(resumed) == told(found)
+    assert bytes_of(resumed.student, tmp_path / "a") == bytes_of(found.student, tmp_path / "b")
+
+
 def test_half_a_line_at_the_end_of_the_journal_is_cut(lessons, tmp_path):
     config, place = CONFIG.model_copy(update={"trials": 2, "epochs": 1}), place_in(tmp_path)
 

@@ -44,7 +44,7 @@ STORY = Story(
     criteria=(CriterionRow("kept", "proof", 0.9, 0.9, 0.85, 0.95, "unproven", False, "s", "share"),),
     slices=(SliceRow("cold", 10, "teacher", Estimate(0.0, -0.1, 0.1), "pass"),),
     slice_max_loss=0.1,
-    steps=(StepRow("build", 1.5, False), StepRow("teach", None, True)),
+    steps=(StepRow("build", 1.5, False, 2.5, 0.5, 0.25), StepRow("teach", None, True)),
     examples=(Example(("a",), ("b",), (Pick("b", True),), (Pick("c", False),)),),
     data=DataFlow(
         files=(FileRow("x.csv", 10, 8, 2, {"no user": 2}), FileRow("y.csv", 5, 4, 1, {"no item": 1})),
@@ -127,3 +127,16 @@ def test_a_damaged_story_is_refused_by_field(change, message):
 def test_what_is_no_story_is_refused(text):
     with pytest.raises(StoreError, match=r"a night's story cannot be read.*Run the night again\."):
         Story.from_json(text)
+
+
+def test_a_story_of_before_costs_were_kept_is_read():
+    value = json.loads(STORY.to_json())
+    for name in ("currency", "cost_since_promotion"):
+        del value[name]
+    for step in value["steps"]:
+        for name in ("cpu_seconds", "gpu_seconds", "cost"):
+            del step[name]
+    older = Story.from_json(json.dumps(value))
+    assert older == replace(STORY, steps=(StepRow("build", 1.5, False), StepRow("teach", None, True)))
+    assert older.cost is None
+    assert STORY.cost == 0.25

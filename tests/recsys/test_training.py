@@ -224,6 +224,30 @@ def test_a_run_killed_after_epoch_two_goes_on_to_the_same_bits(tmp_path, objecti
     assert list(checkpoint.parent.iterdir()) == []
 
 
+def test_a_run_without_time_keeps_its_best_so_far_and_with_more_time_goes_on_to_the_same_bits(tmp_path):
+    histories = _histories(_markov(50, 10, 9))
+    schedule = Schedule(4, 1e-2, seed=3, batch_tokens=64)
+    checkpoint = tmp_path / "teacher"
+
+    def run(answers, checkpoint=None):
+        model, asked = _decoder(10), iter(answers)
+        validate = ranking_validator(model, _cases(histories))
+        objective = HardLabels()
+        return model, fit(
+            model, histories, 8, schedule, objective, validate, enough=lambda: next(asked), checkpoint=checkpoint
+        )
+
+    whole, whole_epochs = run([False] * 3)
+    _, short = run([True], checkpoint)
+    assert len(short) == 1, "one epoch there is in any case"
+    _, longer = run([False, True], checkpoint)
+    assert len(longer) == 2
+    resumed, epochs = run([False, False], checkpoint)
+    assert _same(_weights(resumed), _weights(whole))
+    assert [e.loss for e in epochs] == [e.loss for e in whole_epochs]
+    assert not checkpoint.exists()
+
+
 def test_a_resumed_run_still_knows_the_best_epoch_before_the_kill(tmp_path):
     histories, kept = _histories(_markov(20, 6, 8)), []
 

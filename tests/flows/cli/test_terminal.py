@@ -32,7 +32,8 @@ HOLD = Story(
         CriterionRow("the champion", "guard", 0.01, -0.02, -0.03, 0.05, "pass", False, "a bit better", "change"),
         CriterionRow("p99 of one request", "guard", 0.5, 20, None, None, "pass", True, "", "ms", "lower"),
     ),
-    steps=(StepRow("teach", 0.0, True), StepRow("distil", 229.0, False)),
+    steps=(StepRow("teach", 0.0, True, 0.0, 0.0, 0.0), StepRow("distil", 229.0, False, 400.0, 0.0, 0.0044)),
+    currency="EUR",
 )
 
 
@@ -88,11 +89,19 @@ def test_bounds_stand_below_the_value_when_there_is_little_room():
     assert lines[row + 1].strip() == "88.0 to 98.0 %"
 
 
-def test_steps_have_seconds_and_reuse():
+def test_steps_have_seconds_cost_and_reuse():
     text = shown(HOLD)
-    assert cells(text, "teach  ") == "teach 0.0 s reused"
-    assert cells(text, "distil") == "distil 3 min 49 s"
-    assert cells(text, "all") == "all 3 min 49 s"
+    assert cells(text, "teach  ") == "teach 0.0 s 0.0 s 0.00 EUR reused"
+    assert cells(text, "distil") == "distil 3 min 49 s 6 min 40 s 0.0044 EUR"
+    assert cells(text, "all") == "all 3 min 49 s 6 min 40 s 0.0044 EUR"
+    assert "GPU" not in text
+
+
+def test_the_gpu_has_a_column_where_one_was_used_and_an_older_story_has_no_cost():
+    on_gpu = replace(HOLD, steps=(StepRow("teach", 60.0, False, 20.0, 60.0, 0.04),))
+    assert cells(shown(on_gpu), "teach  ") == "teach 1 min 0 s 20 s 1 min 0 s 0.040 EUR"
+    older = replace(HOLD, steps=(StepRow("teach", 60.0, False),), currency="")
+    assert cells(shown(older), "all") == "all 1 min 0 s – –"
 
 
 @pytest.mark.parametrize("decision", ["PROMOTE", "HOLD", "REJECT", "NO CHANGE"])

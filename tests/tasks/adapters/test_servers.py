@@ -11,6 +11,7 @@ import pytest
 
 from recsys.errors import ConfigError, HomeError, RecsysError
 from tasks.adapters import servers
+from tasks.adapters.daemon import Daemon
 from tasks.adapters.servers import Address, Ports, running, serving
 from tasks.adapters.settings import Settings
 
@@ -77,7 +78,9 @@ def test_the_usual_port_gives_way_to_the_next_free_one(taken):
 def test_who_answers_is_running_and_is_not_started_again(settings, healthy_url):
     write(settings, mlflow={"url": healthy_url, "pid": os.getpid()})
     assert running(settings) == {"mlflow": Address(healthy_url, os.getpid())}
-    with pytest.raises(HomeError, match=rf"running already: mlflow at {healthy_url} .*kill -INT -- -{os.getpid()}\."):
+    with pytest.raises(
+        HomeError, match=rf"running already: mlflow at {healthy_url} .*recsys down.*kill -INT -- -{os.getpid()}\."
+    ):
         start(settings)
     assert settings.servers_file.exists(), "the file is theirs"
 
@@ -85,6 +88,15 @@ def test_who_answers_is_running_and_is_not_started_again(settings, healthy_url):
 def test_what_a_killed_command_left_is_not_running(settings, taken):
     write(settings, mlflow={"url": f"http://127.0.0.1:{taken + 1}", "pid": 2**22 + 1})
     assert running(settings) == {}
+
+
+def test_what_a_killed_command_left_running_is_stopped_before_another_starts(settings, taken):
+    orphan = Daemon.start(settings, "mlflow", ["http.server", "0", "--bind", "127.0.0.1"], os.environ)
+    write(settings, mlflow={"url": "http://127.0.0.1:1", "pid": orphan.process.pid})
+    with pytest.raises(ConfigError, match="--mlflow-port"):
+        start(settings, Ports(mlflow=taken))
+    assert orphan.process.wait(10) < 0
+    assert not settings.servers_file.exists()
 
 
 def test_two_that_start_at_once_do_not_both_start(settings):
@@ -97,7 +109,7 @@ def test_two_that_start_at_once_do_not_both_start(settings):
 def test_a_server_that_ends_at_once_is_told_by_its_last_words(settings, monkeypatch):
     monkeypatch.setattr(servers, "_prefect", lambda port: ["json.tool", "--no-such-option"])
     monkeypatch.setattr(servers, "_mlflow", lambda settings, port: ["http.server", str(port)])
-    with pytest.raises(RecsysError, match=r"the prefect server ended with 2: .*unrecognized arguments") as told:
+    with pytest.raises(RecsysError, match=r"prefect ended with 2: .*unrecognized arguments") as told:
         start(settings)
-    assert str(settings.servers_file.parent / "prefect.log") in str(told.value)
+    assert str(settings.logs / "prefect.log") in str(told.value)
     assert not settings.servers_file.exists()

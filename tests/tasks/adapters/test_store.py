@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import DataError, HomeError, StoreError
-from tasks.adapters.store import MEASURED, Recipe, Store
+from tasks.adapters.store import MEASURED, File, Manifest, Recipe, Store
 
 FORK = multiprocessing.get_context("fork")
 OPERATIONS = ("link", "rename", "replace", "fsync", "mkdir", "unlink", "rmdir", "chmod", "write")
@@ -178,9 +178,21 @@ def test_a_made_object_is_found_opened_and_traced(tmp_path):
         ("part/0.bin", 1000, None),
     ]
     lineage = store.lineage(child.digest)
-    assert [p.digest for p in lineage.parents] == [parent.digest]
-    assert lineage.parents[0].manifest.step == "build"
-    assert [(p.digest, p.manifest) for p in lineage.parents[0].parents] == [("raw", None)]
+    assert set(lineage) == {child.digest, parent.digest, "raw"}
+    assert lineage[child.digest].parents == (parent.digest,)
+    assert lineage[parent.digest].step == "build"
+    assert lineage["raw"] is None
+
+
+def test_the_lineage_of_a_year_of_nights_is_found(tmp_path):
+    store, digest = Store(tmp_path), "nothing"
+    for night in range(1500):
+        recipe = Recipe("build", 1, {"night": night}, (digest,))
+        manifest = Manifest.of(recipe, (File("a", f"{night:064}", 1, None),), None)
+        digest = manifest.digest
+        (tmp_path / "objects" / "build").mkdir(exist_ok=True)
+        (tmp_path / "objects" / "build" / f"{digest}.json").write_bytes(manifest.to_bytes())
+    assert len(store.lineage(digest)) == 1501
 
 
 def test_digest_covers_names_and_contents_but_nothing_measured(tmp_path):

@@ -1,0 +1,246 @@
+"""Requests a second of `recsys serve` beside `mlflow models serve`, same model, same minute. `python -m benchmarks.serving`
+
+A throwaway home with two untrained students (speed does not depend on what was learnt). The two servers answer the same
+histories in turns, over one kept connection each. `--swaps` then changes the champion under load and counts failures.
+"""
+
+import argparse
+import contextlib
+import functools
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from recsys.decoder import DecoderShape
+from recsys.export import Publication, export
+from recsys.histories import Catalog
+from recsys.student import Student
+from tasks.adapters.ledger import Entry
+from tasks.adapters.registry import STUDENT
+from tasks.adapters.settings import Settings
+from tasks.adapters.store import Recipe
+from tasks.workshop import Workshop
+
+BINARIES = Path(sys.executable).parent
+TURN = 50
+"""Requests to one server before the other has its turn."""
+LENGTH = 50
+
+
+@dataclass
+class Peer:
+    """One server and what its answers took."""
+
+    name: str
+    process: subprocess.Popen[str]
+    port: int
+    page: str
+    seconds: list[float] = field(default_factory=list)
+    cpu_before: float = 0.0  # seconds of its processes, before the first request
+
+    @functools.cached_property
+    def connection(self) -> http.client.HTTPConnection:
+        """Kept open."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def ask(self, body: bytes) -> bytes:
+        """One answer; RuntimeError when it is none."""
+        began = time.perf_counter()
+        self.connection.request("POST", self.page, body, {"content-type": "application/json"})
+        reply = self.connection.getresponse()
+        answer = reply.read()
+        self.seconds.append(time.perf_counter() - began)
+        if reply.status != 200:
+            raise RuntimeError(f"{self.name} answers {reply.status}: {answer[:200]!r}")
+        return answer
+
+    def connect(self) -> None:
+        """Anew: a server closes a connection that idles while the other has its turn."""
+        self.connection.close()
+        self.connection.connect()
+
+    def line(self) -> str:
+        """A row of the table."""
+        p50, p99 = (1000 * np.percentile(self.seconds, [50, 99])).tolist()
+        rate = len(self.seconds) / sum(self.seconds)
+        cpu = 1000 * (cpu_seconds(self.process.pid) - self.cpu_before) / len(self.seconds)
+        memory = megabytes(self.process.pid)
+        return f"| {self.name} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {cpu:.2f} | {memory:.0f} |"
+
+
+def main() -> int:
+    """Prints a markdown table; exit code 1 when a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=1000, help="to each server")
+    parser.add_argument("--items", type=int, default=12_000)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--swaps", type=int, default=0, help="changes of champion under load, afterwards")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+        settings = _home(Path(folder), asked.items, asked.width)
+        histories = _histories(asked.items, asked.requests)
+        with _serve(settings, poll=10) as ours, _mlflow(settings) as theirs:
+            _in_turns(ours, theirs, histories)
+            print(f"{asked.items:,} items, width {asked.width}, load {os.getloadavg()[0]:.1f}\n")
+            print("| server | requests/s | p50 ms | p99 ms | CPU ms a request | MB |\n|---|---|---|---|---|---|")
+            print(f"{ours.line()}\n{theirs.line()}")
+        if not asked.swaps:
+            return 0
+        with _serve(settings, poll=0.1) as ours:
+            return _soak(settings, ours, histories, asked.swaps)
+
+
+def _in_turns(ours: Peer, theirs: Peer, histories: list[list[str]]) -> None:
+    for peer in (ours, theirs):
+        peer.cpu_before = cpu_seconds(peer.process.pid)
+    for start in range(0, len(histories), TURN):
+        ours.connect()
+        for history in histories[start : start + TURN]:
+            ours.ask(json.dumps({"history": history}).encode())
+        theirs.connect()
+        for history in histories[start : start + TURN]:
+            frame = {"columns": ["history"], "data": [[history]]}
+            theirs.ask(json.dumps({"dataframe_split": frame, "params": {"k": 10}}).encode())
+
+
+def _soak(settings: Settings, ours: Peer, histories: list[list[str]], swaps: int) -> int:
+    """Asks without a pause while the champion changes; says how much failed and how much memory grew."""
+    ended, failures, versions = threading.Event(), [], set()
+    ours.seconds.clear()
+
+    def ask() -> None:
+        while not ended.is_set():
+            history = histories[len(ours.seconds) % len(histories)]
+            try:
+                versions.add(json.loads(ours.ask(json.dumps({"history": history}).encode()))["model"]["version"])
+            except Exception as error:
+                failures.append(error)
+                ours.connection.close()
+
+    before, asking = megabytes(ours.process.pid), threading.Thread(target=ask)
+    asking.start()
+    for swap in range(swaps):
+        _promote(settings, 2 - swap % 2)
+        time.sleep(0.5)  # a look of the server is five times shorter
+    ended.set()
+    asking.join()
+    after = megabytes(ours.process.pid)
+    print(
+        f"\n{swaps} swaps in {len(ours.seconds):,} requests: {len(failures)} failed, versions {sorted(versions)}, "
+        f"p99 {1000 * np.percentile(ours.seconds, 99):.2f} ms, memory {before:.0f} -> {after:.0f} MB"
+    )
+    return int(bool(failures))
+
+
+# --- the home and the servers -------------------------------------------------------------------------------------
+
+
+def _home(folder: Path, items: int, width: int) -> Settings:
+    """Versions 1 and 2; version 1 is the champion."""
+    settings = Settings.from_environment(folder).prepare().export()
+    workshop = Workshop.of(settings)
+    run_id = workshop.tracking.start_night("benchmark", {}, {})
+    for seed in (1, 2):
+        made = workshop.store.make(
+            Recipe("artifact", 1, {"seed": seed}, ()),
+            functools.partial(_write_artifact, seed=seed, items=items, width=width),
+        )
+        published = workshop.store.open("artifact", made.digest)
+        workshop.registry.register(
+            STUDENT, published, "recsys.runtime", run_id=run_id, intent=str(seed), tags={}, description=""
+        )
+    workshop.tracking.finish(run_id, "FINISHED")
+    _promote(settings, 1)
+    return settings
+
+
+def _write_artifact(out: Path, seed: int, items: int, width: int) -> None:
+    student = Student.untrained(DecoderShape.of(items, width, 1, LENGTH), 0.0, seed=seed).eval()
+    nothing = [None] * items
+    catalog = Catalog([f"item-{item}" for item in range(items)], nothing, nothing, nothing)
+    export(student, Publication(catalog, np.arange(items, 0, -1), "exclude", {"dataset": "none"}), 8, out)
+
+
+def _promote(settings: Settings, version: int) -> None:
+    ledger = Workshop.of(settings).ledger
+    ledger.append(Entry("promote", version, ledger.chain().last, "", "benchmark", f"at {time.time_ns()}"))
+
+
+def _histories(items: int, count: int) -> list[list[str]]:
+    rng = np.random.default_rng(0)
+    return [[f"item-{item}" for item in rng.integers(items, size=rng.integers(1, LENGTH))] for _ in range(count)]
+
+
+@contextlib.contextmanager
+def _serve(settings: Settings, poll: float) -> Iterator[Peer]:
+    command = [str(BINARIES / "recsys"), "serve", "--home", str(settings.home), "--port", "0", "--poll", str(poll)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    found = re.search(r":(\d+),", process.stdout.readline() if process.stdout else "")
+    assert found, "recsys serve says where it listens"
+    with _ended(Peer("recsys serve", process, int(found[1]), "/recommend")) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def _mlflow(settings: Settings) -> Iterator[Peer]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(BINARIES / "mlflow"), "models", "serve", "--env-manager", "local", "-p", str(port)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": settings.tracking_uri}
+    process = subprocess.Popen(
+        [*command, "-m", f"models:/{STUDENT}@champion"], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    with _ended(Peer("mlflow models serve", process, port, "/invocations")) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def _ended(peer: Peer) -> Iterator[Peer]:
+    """The server once it answers; ended afterwards, with what it started."""
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                peer.connection.request("GET", "/health" if peer.page == "/recommend" else "/ping")
+                reply = peer.connection.getresponse()
+                said = reply.read()
+                if reply.status == 200 and (peer.page != "/recommend" or b'"state":"current"' in said):
+                    break
+            peer.connection.close()
+            time.sleep(0.2)
+        yield peer
+    finally:
+        peer.process.terminate()
+        peer.process.wait(20)
+
+
+def megabytes(pid: int) -> float:
+    """Resident memory of a process and of those it started."""
+    return sum(each.memory_info().rss for each in _tree(pid)) / 1e6
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of those it started."""
+    return sum(sum(each.cpu_times()[:2]) for each in _tree(pid))
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The options that say what a night is to do: the same for `nightly` and for `plan`, which foretells it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recsys.config import NightConfig
+from recsys.resolve import resolve
+from tasks.adapters.shop import parse_columns
+
+if TYPE_CHECKING:
+    from tasks.night import Source
+
+EventsOption = Annotated[
+    str, typer.Option("--events", help="Parquet or CSV file, or a folder of them. Default: the built-in shop.")
+]
+ItemsOption = Annotated[
+    str, typer.Option("--items", help="Parquet or CSV file of items. Default: the built-in shop's, or none.")
+]
+ColumnsOption = Annotated[
+    str, typer.Option("--columns", help="Names in your files: user_id=CustomerID,item_id=SKU,...")
+]
+PresetOption = Annotated[str, typer.Option("--preset", help="quick, standard or large.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KNOB=VALUE", help="Turn one knob.")]
+SplitOption = Annotated[str, typer.Option("--split", help="temporal or leave_one_out: short for --set data.split=...")]
+AsOfOption = Annotated[
+    str, typer.Option("--as-of", help="ISO 8601 time: nothing from then on is known. Default: after the newest event.")
+]
+
+
+def resolved(preset: str, overrides: list[str] | None, split: str) -> NightConfig:
+    """The configuration of the night. ConfigError for a preset or knob that there is not."""
+    return resolve(preset, [*(overrides or []), *([f"data.split={split}"] if split else [])])
+
+
+def source_of(events: str, items: str, columns: str, as_of: str) -> "Source":
+    """Where its data are. Call it after the home was opened: it imports Prefect."""
+    from tasks.night import Source
+
+    return Source(
+        events=str(Path(events).absolute()) if events else "",
+        items=str(Path(items).absolute()) if items else "",
+        columns=parse_columns(columns),
+        as_of=as_of,
+    )
