@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import (
+    BlendConfig,
     CompressConfig,
     DataConfig,
     EventsConfig,
@@ -51,6 +52,7 @@ def nightly(
     text: TextConfig = TextConfig(),  # noqa: B008
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     lm_teacher: LmTeacherConfig = LmTeacherConfig(),  # noqa: B008
+    blend: BlendConfig = BlendConfig(),  # noqa: B008
     refresh: RefreshConfig = RefreshConfig(),  # noqa: B008
     labels: LabelsConfig = LabelsConfig(),  # noqa: B008
     search: SearchConfig = SearchConfig(),  # noqa: B008
@@ -60,7 +62,7 @@ def nightly(
 ) -> Outcome:
     """Train, distil, compress, judge and, if it is fit, promote one student."""
     config = NightConfig(
-        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, refresh=refresh,
+        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, blend=blend, refresh=refresh,
         labels=labels, search=search, compress=compress, gate=gate, limits=limits,
     )  # fmt: skip
     with open_night(source, config) as night:

@@ -107,6 +107,17 @@ class LmTeacherConfig(Section):
     learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
 
 
+class BlendConfig(Section):
+    """The neighbours a teacher of either kind is blended with, at the weight that does best on validation users."""
+
+    neighbours: int = Field(
+        20, ge=0, le=1000, title="Neighbours", description="Nearest items kept of each item (count); 0: no blend"
+    )
+    newest: int = Field(
+        50, ge=1, le=1024, title="Newest items", description="Newest items of a history that are asked (count)"
+    )
+
+
 class RefreshConfig(Section):
     """When the teacher is trained anew, and what a night starts from."""
 
@@ -223,6 +234,7 @@ class NightConfig(Section):
     text: TextConfig = TextConfig()
     teacher: TeacherConfig = TeacherConfig()
     lm_teacher: LmTeacherConfig = LmTeacherConfig()
+    blend: BlendConfig = BlendConfig()
     refresh: RefreshConfig = RefreshConfig()
     labels: LabelsConfig = LabelsConfig()
     search: SearchConfig = SearchConfig()

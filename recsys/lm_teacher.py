@@ -127,6 +127,7 @@ def fit_lm_teacher(
     config: LmTeacherConfig,
     *,
     length: int,
+    redraw_baskets: bool = True,
     on_epoch: Callable[[Epoch], None] = ignore,
     checkpoint: Path | None = None,
 ) -> tuple[LmTeacher, list[Epoch]]:
@@ -136,7 +137,7 @@ def fit_lm_teacher(
     shape = LmShape(items, length, config.backbone, digest, config.layers, config.lora_rank, config.head_width)
     with seeded(on, SEED):
         teacher = LmTeacher(shape, vectors).to(on)
-    schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=True)
+    schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=redraw_baskets)
     validate = ranking_validator(teacher, cases)
     epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
     return teacher, epochs

@@ -109,18 +109,20 @@ def fit_teacher(
     config: TeacherConfig,
     *,
     length: int,
+    redraw_baskets: bool = True,
     on_epoch: Callable[[Epoch], None] = ignore,
     checkpoint: Path | None = None,
 ) -> tuple[Teacher, list[Epoch]]:
     """Train a teacher of `items` items that reads `length` of them; the best epoch on the validation `cases` is kept.
 
-    `vectors` (N, d) are the whitened texts, None without any. The order inside a basket is drawn anew each epoch.
+    `vectors` (N, d) are the whitened texts, None without any. With `redraw_baskets` the order inside a basket is drawn
+    anew each epoch.
     """
     on = device()
     with seeded(on, config.seed):
         shape = DecoderShape.of(items, config.width, config.blocks, length)
         teacher = Teacher(shape, vectors, config.dropout).to(on)
-    schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=True)
+    schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=redraw_baskets)
     validate = ranking_validator(teacher, cases)
     epochs = fit(teacher, histories, length, schedule, HardLabels(), validate, on_epoch=on_epoch, checkpoint=checkpoint)
     return teacher, epochs
