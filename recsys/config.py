@@ -90,7 +90,7 @@ class TeacherConfig(Section):
     blocks: int = Field(1, ge=1, le=12, title="Blocks", description="Transformer blocks (count)")
     dropout: float = Field(0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
     epochs: int = Field(20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
-    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
     seed: int = Field(0, ge=0, title="Seed", description="Of initial weights, batch order and dropout")
 
 
@@ -179,7 +179,7 @@ class CompressConfig(Section):
         ge=0,
         le=1,
         title="Largest loss",
-        description="Relative loss of NDCG@10 to the float student (bound of the interval)",
+        description="Relative loss of NDCG@10 to the float student; a point may use half of it on validation users",
     )
 
 

@@ -23,7 +23,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import ArtifactRef, DatasetRef, ReportRef, ReportsRef, StudentRef, TeacherRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="evaluate", **TASK_OPTIONS)

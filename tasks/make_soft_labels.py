@@ -11,7 +11,7 @@ from tasks.night import TASK_OPTIONS, Night, step
 from tasks.opening import labelling_of, open_dataset, open_teacher
 from tasks.refs import DatasetRef, LabelsRef, Ref, TeacherRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="label", **TASK_OPTIONS)

@@ -22,7 +22,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
 
-VERSION = 1
+VERSION = 2
 DAY = 86_400
 
 
