@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import (
+    BlendConfig,
     CompressConfig,
     CostConfig,
     DataConfig,
@@ -54,6 +55,7 @@ def nightly(
     text: TextConfig = TextConfig(),  # noqa: B008
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     lm_teacher: LmTeacherConfig = LmTeacherConfig(),  # noqa: B008
+    blend: BlendConfig = BlendConfig(),  # noqa: B008
     refresh: RefreshConfig = RefreshConfig(),  # noqa: B008
     labels: LabelsConfig = LabelsConfig(),  # noqa: B008
     search: SearchConfig = SearchConfig(),  # noqa: B008
@@ -65,7 +67,7 @@ def nightly(
 ) -> Outcome | State:
     """Train, distil, compress, judge and, if it is fit, promote one student. A night that another makes up for is skipped."""
     config = NightConfig(
-        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, refresh=refresh,
+        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, blend=blend, refresh=refresh,
         labels=labels, search=search, compress=compress, gate=gate, limits=limits,
         run=run, cost=cost,
     )  # fmt: skip

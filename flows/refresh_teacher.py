@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import (
+    BlendConfig,
     CostConfig,
     DataConfig,
     EventsConfig,
@@ -47,14 +48,16 @@ def refresh_teacher(
     text: TextConfig = TextConfig(),  # noqa: B008
     teacher: TeacherConfig = TeacherConfig(),  # noqa: B008
     lm_teacher: LmTeacherConfig = LmTeacherConfig(),  # noqa: B008
+    blend: BlendConfig = BlendConfig(),  # noqa: B008
     labels: LabelsConfig = LabelsConfig(),  # noqa: B008
     gate: GateConfig = GateConfig(),  # noqa: B008
     cost: CostConfig = CostConfig(),  # noqa: B008
 ) -> Refreshed:
     """Train, judge and, if it clears baselines and predecessor, crown one teacher. Its knobs are to be those of the nights."""
     config = NightConfig(
-        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, labels=labels, gate=gate, cost=cost
-    )
+        events=events, data=data, text=text, teacher=teacher, lm_teacher=lm_teacher, blend=blend,
+        labels=labels, gate=gate, cost=cost,
+    )  # fmt: skip
     with open_night(source, config, OCCASION) as night:
         accepted = validate_events(night)
         dataset = build_dataset(night, accepted)

@@ -90,7 +90,7 @@ class TeacherConfig(Section):
     blocks: int = Field(1, ge=1, le=12, title="Blocks", description="Transformer blocks (count)")
     dropout: float = Field(0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
     epochs: int = Field(20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
-    learning_rate: float = Field(1e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
     seed: int = Field(0, ge=0, title="Seed", description="Of initial weights, batch order and dropout")
 
 
@@ -105,6 +105,17 @@ class LmTeacherConfig(Section):
     head_width: int = Field(64, ge=8, le=256, title="Head width", description="Width items are scored in (count)")
     epochs: int = Field(5, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
     learning_rate: float = Field(5e-4, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+
+
+class BlendConfig(Section):
+    """The neighbours a teacher of either kind is blended with, at the weight that does best on validation users."""
+
+    neighbours: int = Field(
+        20, ge=0, le=1000, title="Neighbours", description="Nearest items kept of each item (count); 0: no blend"
+    )
+    newest: int = Field(
+        50, ge=1, le=1024, title="Newest items", description="Newest items of a history that are asked (count)"
+    )
 
 
 class RefreshConfig(Section):
@@ -168,7 +179,7 @@ class CompressConfig(Section):
         ge=0,
         le=1,
         title="Largest loss",
-        description="Relative loss of NDCG@10 to the float student (bound of the interval)",
+        description="Relative loss of NDCG@10 to the float student; a point may use half of it on validation users",
     )
 
 
@@ -294,6 +305,7 @@ class NightConfig(Section):
     text: TextConfig = TextConfig()
     teacher: TeacherConfig = TeacherConfig()
     lm_teacher: LmTeacherConfig = LmTeacherConfig()
+    blend: BlendConfig = BlendConfig()
     refresh: RefreshConfig = RefreshConfig()
     labels: LabelsConfig = LabelsConfig()
     search: SearchConfig = SearchConfig()

@@ -244,6 +244,11 @@ class Dataset:
         """(N,) int64: training events of each item."""
         return self.histories.training_counts(self.catalog.items)
 
+    @property
+    def has_baskets(self) -> bool:
+        """Whether events of a user at one time are a basket without order. Leave-one-out takes the file's order, as papers do."""
+        return self.build.test_start is not None
+
     def _cases(self, cut: np.ndarray, end: np.ndarray) -> Cases:
         """Users with events before `cut` (U,) and between `cut` and `end` (U,)."""
         histories, width = self.histories, self.catalog.items + 1

@@ -88,7 +88,13 @@ class Cases:
         """At most `most` of the cases, evenly spaced, so that the choice is fixed."""
         if len(self) <= most:
             return self
-        chosen = np.linspace(0, len(self) - 1, most).astype(np.int64)
+        return self._of(np.linspace(0, len(self) - 1, most).astype(np.int64))
+
+    def part(self, rows: slice) -> Self:
+        """Some of the cases, in order."""
+        return self._of(np.arange(len(self))[rows])
+
+    def _of(self, chosen: np.ndarray) -> Self:
         return replace(
             self,
             users=self.users[chosen],

@@ -127,6 +127,7 @@ def fit_lm_teacher(
     config: LmTeacherConfig,
     *,
     length: int,
+    redraw_baskets: bool = True,
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
@@ -137,7 +138,7 @@ def fit_lm_teacher(
     shape = LmShape(items, length, config.backbone, digest, config.layers, config.lora_rank, config.head_width)
     with seeded(on, SEED):
         teacher = LmTeacher(shape, vectors).to(on)
-    schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=True)
+    schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=redraw_baskets)
     validate = ranking_validator(teacher, cases)
     epochs = fit(
         teacher, histories, length, schedule, HardLabels(), validate,

@@ -96,7 +96,8 @@ def essential(parents: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]
         digest: tuple(
             parent
             for parent in dict.fromkeys(own)
-            if parent in parents and not any(parent in above[other] for other in own if other in above)
+            if parent in parents
+            and not any(parent in above[other] for other in own if other in above and other != parent)
         )
         for digest, own in parents.items()
     }
@@ -130,18 +131,18 @@ def _listed(boxes: Mapping[str, _Box], names: Sequence[str]) -> str:
 
 
 def _parents_first(parents: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every name after those it was made from; a circle, which only a damaged story has, is cut where it closes."""
+    """Every name after those it was made from. A story is only text: one that goes in circles is cut open somewhere."""
     done: dict[str, None] = {}
     begun: set[str] = set()
     waiting = list(reversed(list(parents)))
     while waiting:
         name = waiting.pop()
-        missing = [p for p in parents[name] if p in parents and p not in done and p not in begun]
-        if missing:
-            begun.add(name)
-            waiting += [name, *missing]
-        else:
+        missing = [parent for parent in parents[name] if parent in parents and parent not in begun]
+        if name in begun or not missing:
             done[name] = None
+        else:
+            waiting += [name, *missing]
+        begun.add(name)
     return list(done)
 
 
@@ -218,11 +219,11 @@ def _row_of(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Each box below all it was made from; what has no parents just above the first that was made from it."""
     row: dict[str, int] = {}
     for name in _parents_first(parents):
-        row[name] = 1 + max((row[parent] for parent in parents[name]), default=-1)
+        row[name] = 1 + max((row.get(parent, -1) for parent in parents[name]), default=-1)
     for name, own in parents.items():
         below = [row[child] for child, theirs in parents.items() if name in theirs]
         if not own and below:
-            row[name] = min(below) - 1
+            row[name] = max(0, min(below) - 1)
     return row
 
 
@@ -253,7 +254,7 @@ def _row_places(names: Sequence[str], y: int) -> dict[str, _Place]:
     lines = sum(_LINE in name for name in names)
     boxes = len(names) - lines
     room = _WIDTH - _GAP * (len(names) - 1) - _NARROW * lines
-    width = min(_WIDEST, room / boxes) if boxes else _NARROW
+    width = min(_WIDEST, max(_NARROW, room / boxes)) if boxes else _NARROW
     left = (_WIDTH - width * boxes - _NARROW * lines - _GAP * (len(names) - 1)) / 2
     places = {}
     for name in names:

@@ -1,7 +1,8 @@
 """The search for the best student: Optuna trials in a journal, resumed after a kill to exactly those asked.
 
 Space: the width among those configured, the weight a of the soft label in [0.7, 1], and K of the items kept.
-Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat.
+Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. It is
+trained from scratch even on a warm start, whose parent was distilled itself.
 Trial 1 is a = 0.9. A journal is of one search (data, labels, configuration, parent), of one caller at a time.
 """
 
@@ -41,7 +42,7 @@ MAX_FAILURES = 3
 """Trials that may fail in one search; each is replaced, from another seed."""
 
 WARM_EPOCHS, WARM_RATE = 4, 0.3
-"""A warm start takes a fourth of the epochs at 0.3 of the learning rate."""
+"""A warm start takes a fourth of the epochs at 0.3 of the learning rate; trial 0 has no part in it."""
 
 _STUDY = "student"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -124,7 +125,7 @@ def search(
 ) -> Search:
     """Run the trials that are still missing and give the best student, with the weights of its best epoch.
 
-    With `warm`, an earlier student, every trial starts from it, grown to tonight's catalog, at its width.
+    With `warm`, an earlier student, every distilled trial starts from it, grown to tonight's catalog, at its width.
     `on_trial` hears of every trial, after a resume also of those before it. `enough` is asked before each trial and
     after each of its epochs, once the undistilled student and a distilled one are there, whether to stop with what there
     is: fewer trials come back, and the same search goes on from the journal. The same arguments give the same
@@ -226,17 +227,18 @@ class _Course:
 
     def _train(self, recipe: Recipe, seed: int, hear: Callable[[Epoch], None]) -> Student:
         lessons, dropout = self.lessons, self.config.dropout
-        if self.warm is not None:
-            student = grow(self.warm, lessons.items, dropout)
+        if self.warm is not None and recipe.weight > 0:
+            student, epochs, rate = grow(self.warm, lessons.items, dropout), self.epochs, self.rate
         else:
             shape = DecoderShape.of(lessons.items, recipe.width, 1, lessons.length)
             student = Student.untrained(shape, dropout, seed)
+            epochs, rate = self.config.epochs, self.config.learning_rate
         student.to(device())
         fit(
             student,
             lessons.histories,
             lessons.length,
-            Schedule(self.epochs, self.rate, seed),
+            Schedule(epochs, rate, seed),
             Distillation(lessons.labels, recipe.weight, recipe.k),
             _validator(student, lessons.validation),
             on_epoch=hear,

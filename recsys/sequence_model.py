@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recsys.histories import Cases
 from recsys.metrics import Hits, ndcg
+from recsys.neighbourhood import Opinion, padded
 from recsys.recommender import History, Recommender
 
 
@@ -36,11 +37,23 @@ class SequenceModel(Protocol):
 
 
 class Scorer(Recommender):
-    """A sequence model as a Recommender. The item table is computed at construction: train first."""
+    """A sequence model as a Recommender, with a second opinion where it has one.
 
-    def __init__(self, model: SequenceModel, length: int, name: str, batch_tokens: int = 16_384) -> None:
+    The item table is computed at construction: train first.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        length: int,
+        name: str,
+        batch_tokens: int = 16_384,
+        *,
+        opinion: Opinion | None = None,
+    ) -> None:
         """`length` newest items of a history are read, at most `batch_tokens` padded positions at a time."""
         self.model, self.length, self.name, self.batch_tokens = model, length, name, batch_tokens
+        self.opinion = opinion
         with torch.inference_mode():
             self.table = model.item_table()
         self.items = len(self.table) - 1
@@ -60,27 +73,34 @@ class Scorer(Recommender):
 
     def _scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) of a few histories, none empty."""
-        lengths = torch.tensor([len(history) for history in histories])
-        items = torch.zeros(len(histories), int(lengths.max()), dtype=torch.int64)
-        for row, history in enumerate(histories):
-            items[row, : len(history)] = torch.from_numpy(history.astype(np.int64))
+        codes, last = padded(histories)
+        items, ends = torch.from_numpy(codes), torch.from_numpy(last)
+        rows = torch.arange(len(histories))
         on = self.table.device
         with torch.inference_mode():
             states = self.model.states(items.to(on), self.table)
-            newest = states[torch.arange(len(histories), device=on), lengths.to(on) - 1]
-            scores = newest @ self.table[1:].T
-        return np.asarray(scores.float().cpu().numpy())
+            scores = (states[rows.to(on), ends.to(on)] @ self.table[1:].T).float()
+            if self.opinion:
+                scores = self.opinion.blended(scores, self.opinion.heard(items, rows, ends))
+        return np.asarray(scores.cpu().numpy())
+
+
+NDCG_BLOCK = 1_000  # cases ranked at once: it bounds the memory
 
 
 def ndcg_of(model: Recommender, cases: Cases) -> np.ndarray:
     """(C,) NDCG@10 of each case over the items the model knows, seen items excluded as the cases say."""
     known = [codes[codes <= model.items] for codes in cases.exclusions()]
-    codes, _ = model.top(cases.histories, 10, known)
-    hits = Hits.of(codes, cases.targets)
-    return ndcg(hits.at_rank, hits.targets, 10)
+    values = [np.empty(0)]
+    for first in range(0, len(cases), NDCG_BLOCK):
+        some = slice(first, first + NDCG_BLOCK)
+        codes, _ = model.top(cases.histories[some], 10, known[some])
+        hits = Hits.of(codes, cases.targets[some])
+        values.append(ndcg(hits.at_rank, hits.targets, 10))
+    return np.concatenate(values)
 
 
-def ranking_validator(model: SequenceModel, cases: Cases, most: int = 2_000) -> Callable[[], float]:
+def ranking_validator(model: SequenceModel, cases: Cases, most: int = 5_000) -> Callable[[], float]:
     """A function that gives the model's present mean NDCG@10 on at most `most` of the cases, evenly spaced."""
     chosen = cases.sample(most)
     return lambda: float(ndcg_of(Scorer(model, model.length, "validated"), chosen).mean())

@@ -22,6 +22,7 @@ from torch import Tensor
 from recsys.config import LabelsConfig
 from recsys.errors import StoreError, TrainingError
 from recsys.histories import Histories
+from recsys.neighbourhood import Opinion
 from recsys.sequence_model import SequenceModel
 from recsys.training import Batch
 from recsys.windows import Windows
@@ -130,12 +131,15 @@ def write_segment(
     known: Sequence[Path],
     out: Path,
     on_progress: Callable[[int, int], None] = ignore,
+    *,
+    opinion: Opinion | None = None,
 ) -> Segment:
     """Label the positions that no segment of `known` has, into the folder `out`, a row group at a time.
 
     The teacher reads whole windows, since a position needs what stands before it, but only missing positions
     are scored and written. An item the teacher does not know yet is read as row 0 of its table, no item, and
-    keeps its place in the history. The work is done on the teacher's device. `on_progress` hears how many
+    keeps its place in the history. With an `opinion` it is the blend that is written; it hears what a position
+    sees and no more, so a label is still found by its sight. The work is done on the teacher's device. `on_progress` hears how many
     positions are written, of how many. Raises StoreError when a segment of `known` is of another labelling,
     TrainingError when the teacher's scores are not numbers.
     """
@@ -153,7 +157,7 @@ def write_segment(
         use_dictionary=False,
         column_encoding=_ENCODING,
     ) as writer:
-        for group in _groups(_labelled(teacher, labelling, positions, wanted, chosen)):
+        for group in _groups(_labelled(teacher, opinion, labelling, positions, wanted)):
             writer.write_table(group, row_group_size=_ROWS_A_GROUP)
             written += len(group)
             on_progress(written, total)
@@ -205,13 +209,14 @@ class SoftLabels:
 
 
 def _labelled(
-    teacher: SequenceModel, labelling: Labelling, positions: Positions, wanted: np.ndarray, chosen: Windows
+    teacher: SequenceModel, opinion: Opinion | None, labelling: Labelling, positions: Positions, wanted: np.ndarray
 ) -> Iterator[pa.Table]:
     """The rows of the wanted positions, a few thousand at a time."""
     sight = np.zeros(len(positions.histories.items), np.uint64)
     sight[positions.at] = positions.sight
     to_label = np.zeros(len(positions.histories.items), bool)
     to_label[positions.at[wanted]] = True
+    chosen = _windows_of(positions.windows, wanted)
     rows = max(1, _SCORES_AT_ONCE // labelling.items)
     teacher.eval()
     with torch.inference_mode():
@@ -219,13 +224,19 @@ def _labelled(
         on = table.device
         for numbers in chosen.batches(_BATCH_TOKENS, None):
             batch = Batch.of(positions.histories, chosen, numbers, on)
-            some = to_label[batch.positions.cpu().numpy()]
+            at = batch.positions.cpu().numpy()
+            some = to_label[at]
             read = batch.items.masked_fill(batch.items > labelling.items, 0)
-            states = teacher.states(read, table)[batch.owned][torch.from_numpy(some).to(on)].float()
-            at = batch.positions.cpu().numpy()[some]
+            window, end = torch.nonzero(batch.owned)[torch.from_numpy(some).to(on)].unbind(1)
+            states = teacher.states(read, table)[window, end].float()
+            heard = opinion.heard(read, window, end) if opinion else None
+            at = at[some]
             for first in range(0, len(at), rows):
                 part = slice(first, first + rows)
-                yield _rows(states[part] @ table[1:].T, sight[at[part]], labelling.top_k)
+                logits = states[part] @ table[1:].T
+                if opinion and heard is not None:
+                    logits = opinion.blended(logits, heard[part])
+                yield _rows(logits, sight[at[part]], labelling.top_k)
 
 
 def _rows(logits: Tensor, sight: np.ndarray, k: int) -> pa.Table:

@@ -109,6 +109,7 @@ def fit_teacher(
     config: TeacherConfig,
     *,
     length: int,
+    redraw_baskets: bool = True,
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
@@ -116,13 +117,14 @@ def fit_teacher(
     """Train a teacher of `items` items that reads `length` of them; the best epoch on the validation `cases` is kept.
 
     `on_epoch`, `enough` and `checkpoint` are those of `fit`.
-    `vectors` (N, d) are the whitened texts, None without any. The order inside a basket is drawn anew each epoch.
+    `vectors` (N, d) are the whitened texts, None without any. With `redraw_baskets` the order inside a basket is drawn
+    anew each epoch.
     """
     on = device()
     with seeded(on, config.seed):
         shape = DecoderShape.of(items, config.width, config.blocks, length)
         teacher = Teacher(shape, vectors, config.dropout).to(on)
-    schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=True)
+    schedule = Schedule(config.epochs, config.learning_rate, config.seed, BATCH_TOKENS, redraw_baskets=redraw_baskets)
     validate = ranking_validator(teacher, cases)
     epochs = fit(
         teacher, histories, length, schedule, HardLabels(), validate,

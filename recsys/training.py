@@ -45,7 +45,7 @@ __all__ = [
 WARM_UP_STEPS = 200
 FINAL_RATE = 0.02  # share of the peak that the cosine falls to
 CLIP_NORM = 1.0
-EPOCH_STEPS, LEAST_TOKENS = 160, 256  # steps count more than passes: batches are cut until an epoch has so many
+EPOCH_STEPS, LEAST_TOKENS = 250, 256  # steps count more than passes: batches are cut until an epoch has so many
 
 
 @dataclass(frozen=True)

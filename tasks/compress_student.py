@@ -18,7 +18,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="compress", **TASK_OPTIONS)

@@ -18,7 +18,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="distil", **TASK_OPTIONS)

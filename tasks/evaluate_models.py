@@ -32,7 +32,7 @@ from tasks.refs import (
     TeacherReportsRef,
 )
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="evaluate", **TASK_OPTIONS)
@@ -128,7 +128,7 @@ class _Laboratory:
 
 def _teacher(at: Step, digest: str, role: str) -> tuple[Recommender, int]:
     teacher = load_teacher(at.store.open("teach", digest))
-    return Scorer(teacher, teacher.length, role), _weights_bytes(at, "teach", digest)
+    return teacher.scorer(role), _weights_bytes(at, "teach", digest)
 
 
 def _student(at: Step, ref: StudentRef) -> tuple[Recommender, int]:

@@ -11,7 +11,7 @@ from tasks.night import TASK_OPTIONS, Night, step
 from tasks.opening import labelling_of, open_dataset, open_teacher
 from tasks.refs import DatasetRef, LabelsRef, Ref, TeacherRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="label", **TASK_OPTIONS)
@@ -32,14 +32,15 @@ def make_soft_labels(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
         )
 
         def build(out: Path) -> None:
-            opened = open_dataset(at.store, dataset)
+            opened, master = open_dataset(at.store, dataset), open_teacher(at.store, teacher)
             segment = write_segment(
-                open_teacher(at.store, teacher),
+                master.model,
                 labelling_of(teacher, opened, config),
                 Positions.of(opened.histories, length),
                 [at.store.open("label", digest) for digest in known],
                 out,
                 lambda done, total: at.progress(done / max(total, 1), f"{done:,} of {total:,} positions"),
+                opinion=master.opinion,
             )
             at.tell(f"{segment.written:,} positions written, {segment.forward:,} read")
 

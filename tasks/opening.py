@@ -5,7 +5,7 @@ import json
 from recsys.config import LabelsConfig
 from recsys.dataset import Build, Dataset
 from recsys.soft_labels import Labelling, Positions, SoftLabels
-from recsys.teachers import LoadedTeacher, load_teacher
+from recsys.teachers import BlendedTeacher, load_teacher
 from tasks.adapters.store import Store
 from tasks.night import Step
 from tasks.refs import DatasetRef, LabelsRef, TeacherRef
@@ -22,8 +22,8 @@ def open_build(store: Store, digest: str) -> Build:
     return Build.from_json(document["build"])
 
 
-def open_teacher(store: Store, ref: TeacherRef) -> LoadedTeacher:
-    """A teacher of either kind."""
+def open_teacher(store: Store, ref: TeacherRef) -> BlendedTeacher:
+    """A teacher of either kind, with its neighbours."""
     return load_teacher(store.open(ref.step, ref.digest))
 
 

@@ -11,9 +11,9 @@ from recsys.dataset import Build, Dataset
 from recsys.freshness import freshness
 from recsys.item_text import TextEncoder, cached_vectors, whitened
 from recsys.lm_teacher import fit_lm_teacher
-from recsys.sequence_model import Scorer, ndcg_of
+from recsys.sequence_model import ndcg_of
 from recsys.teacher import fit_teacher
-from recsys.teachers import load_teacher
+from recsys.teachers import BlendedTeacher, load_teacher
 from recsys.training import Epoch
 from tasks import computing
 from tasks.adapters.registry import TEACHER
@@ -24,7 +24,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
 
-VERSION = 1
+VERSION = 2
 DAY = 86_400
 
 
@@ -91,7 +91,7 @@ def _from_before(about: dict, tonight: Build) -> bool:
 
 def _validation_ndcg(at: Step, digest: str, dataset: Dataset) -> np.ndarray:
     teacher = load_teacher(at.store.open("teach", digest))
-    return ndcg_of(Scorer(teacher, teacher.length, "teacher"), dataset.validation_cases())
+    return ndcg_of(teacher.scorer("teacher"), dataset.validation_cases())
 
 
 def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
@@ -104,7 +104,12 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
     recipe = Recipe(
         "teach",
         VERSION,
-        {**kind, "text": config.text.model_dump(mode="json"), "length": length},
+        {
+            **kind,
+            "text": config.text.model_dump(mode="json"),
+            "blend": config.blend.model_dump(mode="json"),
+            "length": length,
+        },
         (ref.digest, encoder.digest()),
         computing.use(at.settings),
     )
@@ -125,24 +130,28 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
             )
 
         fit = partial(fit_lm_teacher, config=lm) if lm else partial(fit_teacher, config=config.teacher)
-        teacher, curve = fit(
+        model, curve = fit(
             dataset.histories,
             cases,
             dataset.catalog.items,
             vectors,
             length=length,
+            redraw_baskets=dataset.has_baskets,
             on_epoch=on_epoch,
             enough=at.out_of_time,
             checkpoint=at.store.scratch(recipe) / "teacher",
         )
+        teacher = BlendedTeacher.of(model, dataset.histories, cases, config.blend)
         teacher.save(out)
-        best = max(epoch.validation_ndcg for epoch in curve)
+        reached = float(ndcg_of(teacher.scorer("teacher"), cases).mean())
+        at.tell(f"the neighbours' share is {teacher.weight:.1f}; validation NDCG@10 {reached:.4f}")
         about = {
             "items": dataset.catalog.items,
             "length": length,
             "as_of": dataset.build.as_of,
             "cut": dataset.build.validation_start,
-            "validation_ndcg": best,
+            "validation_ndcg": reached,
+            "neighbours_weight": teacher.weight,
         }
         (out / "about.json").write_bytes(canonical(about))
         (out / "curve.json").write_bytes(

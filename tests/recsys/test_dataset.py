@@ -340,6 +340,14 @@ def test_windows_are_extended_and_reported(tmp_path):
     )
 
 
+def test_events_of_one_time_are_a_basket_unless_one_is_left_out(tmp_path):
+    """Leave-one-out is there to be compared with papers, and they take the order of the file."""
+    rows = [(user, f"{user}{day}", day * DAY) for user in "uv" for day in range(60)]
+    file = accepted(tmp_path / "a.parquet", rows)
+    assert made(tmp_path, [file], out="temporal", data=DataConfig(min_users=1)).has_baskets
+    assert not made(tmp_path, [file], out="left", data=LEAVE_ONE_OUT).has_baskets
+
+
 def test_leave_one_out_cases(tmp_path):
     dataset = made(tmp_path, [accepted(tmp_path / "1.parquet", SMALL)])
     assert listed(dataset.test_cases(), dataset) == {"u": (["a", "b"], ["c"]), "v": (["b", "a"], ["c"])}

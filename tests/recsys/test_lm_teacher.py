@@ -105,12 +105,10 @@ def test_saved_and_loaded_it_scores_the_same(fitted, tmp_path):
     teacher, _, _ = fitted
     teacher.save(tmp_path)
     loaded = load_teacher(tmp_path)
-    assert isinstance(loaded, LmTeacher)
+    assert isinstance(loaded.model, LmTeacher)
     assert (loaded.items, loaded.length) == (ITEMS, LENGTH)
     histories = [np.array([1, 2, 3], np.int32), np.array([12], np.int32)]
-    assert np.array_equal(
-        Scorer(teacher, LENGTH, "saved").scores(histories), Scorer(loaded, LENGTH, "loaded").scores(histories)
-    )
+    assert np.array_equal(Scorer(teacher, LENGTH, "saved").scores(histories), loaded.scorer("loaded").scores(histories))
 
 
 def test_the_backbone_is_not_copied(fitted, tmp_path):

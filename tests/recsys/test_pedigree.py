@@ -113,6 +113,10 @@ def test_a_file_name_can_do_nothing(hostile):
     assert "\u202e" not in svg
 
 
+def test_a_story_that_goes_in_circles_is_drawn_all_the_same():
+    assert pedigree(story(node("build", "a", "b"), node("build", "b", "a"), node("teach", "c", "c", "a"))) is not None
+
+
 def test_a_story_of_before_names_were_kept_is_still_drawn_and_one_without_lineage_is_not():
     old = story(node("artifact", "a", "b"), node("build", "b"))
     document = json.loads(old.to_json())

@@ -211,8 +211,8 @@ def test_a_promotion_tells_every_part(pages, words):
 
 def test_a_lineage_names_parents_by_step_or_by_the_beginning_of_their_digest(pages):
     text = Page(pages["promote"]).text
-    assert f"{'a1' * 32} the input" in text
-    assert re.search(rf"{'b2' * 32} build\s*, {'c3' * 6}\b", text)
+    assert f"{'a1' * 32} –" in text
+    assert re.search(rf"{'b2' * 32} dataset\s*, {'c3' * 6}\b", text)
 
 
 def test_key_figures_are_the_ratios_of_the_models():

@@ -260,10 +260,13 @@ def test_a_warm_start_goes_on_from_the_grown_parent_with_fewer_and_smaller_steps
     config = CONFIG.model_copy(update={"trials": 2, "epochs": 11})
     found = search(wider, config, place_in(tmp_path), warm=parent)
     assert [trial.width for trial in found.trials] == [8, 8]
-    assert [schedule.epochs for schedule in schedules] == [2, 2]
-    assert schedules[0].learning_rate == pytest.approx(0.3 * config.learning_rate)
-    for start in starts:
-        assert torch.equal(start, grow(parent, ITEMS + 2).table.weight)
+    assert [schedule.epochs for schedule in schedules] == [11, 2]
+    assert schedules[1].learning_rate == pytest.approx(0.3 * config.learning_rate)
+    assert torch.equal(starts[1], grow(parent, ITEMS + 2).table.weight)
+    # The parent was distilled: what had started from it would be no student without distillation.
+    assert schedules[0].learning_rate == config.learning_rate
+    scratch = Student.untrained(DecoderShape.of(ITEMS + 2, 8, 1, LENGTH), 0.0, config.seed)
+    assert torch.equal(starts[0], scratch.table.weight)
     assert found.student.shape.items == ITEMS + 2
 
 

@@ -86,9 +86,10 @@ def test_saved_and_loaded_it_scores_the_same_to_the_bit(tmp_path, vectors):
     teacher.save(tmp_path)
     loaded = load_teacher(tmp_path)
     histories = [np.array([3, 9, 1], np.int32), np.array([24], np.int32)]
-    assert isinstance(loaded, Teacher)
+    assert isinstance(loaded.model, Teacher)
+    assert loaded.opinion is None
     assert (loaded.items, loaded.length) == (ITEMS, 6)
-    assert np.array_equal(Scorer(teacher, 6, "saved").scores(histories), Scorer(loaded, 6, "loaded").scores(histories))
+    assert np.array_equal(Scorer(teacher, 6, "saved").scores(histories), loaded.scorer("loaded").scores(histories))
 
 
 def test_it_is_kept_as_data_alone(tmp_path):
