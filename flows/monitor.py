@@ -1,4 +1,4 @@
-"""The monitor: what was served against what came after it, drift, ages, missed nights; whoever must know is told."""
+"""The monitor: what was served against what came after it, drift, ages, missed nights, the doctor's checkup."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from recsys.config import MonitorConfig
+from tasks.examine_home import examine_home
 from tasks.monitor import look, settle_champion
 from tasks.night import Source
 from tasks.tell_health import Looked, tell_health
@@ -30,5 +31,6 @@ def monitor(
     with open_watch(source, monitor) as watch:
         settled = settle_champion(watch)
         accepted = validate_events(watch)
+        examine_home(monitor)
         health = look(watch, accepted, settled, monitor)
         return tell_health(watch, health, monitor)

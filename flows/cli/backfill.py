@@ -63,7 +63,7 @@ def command(
     settings = make_home(home)
     with made_ready(settings):
         from flows.nightly import nightly
-    source = source_of(events, items, columns, "")
+    source = source_of(settings, events, items, columns, "")
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     console = Console(highlight=False)
     done: list[Done] = []

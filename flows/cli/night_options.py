@@ -7,13 +7,17 @@ import typer
 
 from recsys.config import NightConfig
 from recsys.resolve import resolve
-from tasks.adapters.shop import parse_columns
+from tasks.adapters.settings import Settings
+from tasks.adapters.shop import Shop, parse_columns
 
 if TYPE_CHECKING:
     from tasks.night import Source
 
 EventsOption = Annotated[
-    str, typer.Option("--events", help="Parquet or CSV file, or a folder of them. Default: the built-in shop.")
+    str,
+    typer.Option(
+        "--events", help="Parquet or CSV file, or a folder of them. Default: the home's shop, else the built-in one."
+    ),
 ]
 ItemsOption = Annotated[
     str, typer.Option("--items", help="Parquet or CSV file of items. Default: the built-in shop's, or none.")
@@ -34,13 +38,17 @@ def resolved(preset: str, overrides: list[str] | None, split: str) -> NightConfi
     return resolve(preset, [*(overrides or []), *([f"data.split={split}"] if split else [])])
 
 
-def source_of(events: str, items: str, columns: str, as_of: str) -> "Source":
-    """Where its data are. Call it after the home was opened: it imports Prefect."""
+def source_of(settings: Settings, events: str, items: str, columns: str, as_of: str) -> "Source":
+    """Where its data are: what is named, else the shop that `recsys up` was told of, else the built-in one.
+
+    Call it after the home was opened: it imports Prefect.
+    """
     from tasks.night import Source
 
+    shop = Shop() if events else Shop.of(settings)
     return Source(
-        events=str(Path(events).absolute()) if events else "",
-        items=str(Path(items).absolute()) if items else "",
-        columns=parse_columns(columns),
+        events=str(Path(events).absolute()) if events else shop.events,
+        items=str(Path(items).absolute()) if items else shop.items,
+        columns=parse_columns(columns) if columns else shop.columns,
         as_of=as_of,
     )

@@ -42,7 +42,7 @@ def command(
     with made_ready(settings):
         from flows.nightly import nightly
 
-    source = source_of(events, items, columns, as_of)
+    source = source_of(settings, events, items, columns, as_of)
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     console = Console(highlight=False)
     with follow(console) as screen, shown(console):

@@ -36,7 +36,7 @@ def command(
     from flows.planning import plan
     from tasks.workshop import Workshop
 
-    steps = plan(Workshop.of(settings), source_of(events, items, columns, as_of), config)
+    steps = plan(Workshop.of(settings), source_of(settings, events, items, columns, as_of), config)
     table = plain_table("Tonight", ["Step", "What", "Why"], ["Time", "Disk"])
     for step in steps:
         cost = (wording.duration(step.estimate.seconds), wording.size(step.estimate.bytes))
