@@ -17,7 +17,7 @@ down: $(VENV)/.ready
 	$(BIN)/recsys down
 
 test: $(VENV)/.ready lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
