@@ -317,8 +317,8 @@ class NightConfig(Section):
 
 
 QUICK = NightConfig(
-    teacher=TeacherConfig(width=64, dropout=0.3, epochs=5, learning_rate=2e-3),
-    search=SearchConfig(trials=2, widths=(32,), epochs=4, learning_rate=4e-3),
+    teacher=TeacherConfig(width=64, dropout=0.3, epochs=3, learning_rate=2e-3),
+    search=SearchConfig(trials=2, widths=(32,), epochs=3, learning_rate=4e-3),
     compress=CompressConfig(keep_ffn=(1.0, 0.25)),
 )
 STANDARD = NightConfig()

@@ -10,6 +10,7 @@ from tasks.adapters.settings import Settings
 from tasks.announce import announce
 from tasks.checkup import check
 from tasks.finding import Tone, several
+from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS
 
 
@@ -28,7 +29,10 @@ def examine_home(monitor: MonitorConfig) -> Health:
     """Examines the home that the environment names. Announces `recsys.home.unwell` when a line is red."""
     found = check(Settings.from_environment(), monitor)
     red, yellow = ([f"{line.name}: {line.sentence}" for line in found.of(tone)] for tone in ("red", "yellow"))
-    rows = [{"": line.tone, "check": line.name, "found": line.sentence, "mend": line.mend} for line in found.lines]
+    rows = [
+        {"": line.tone, "check": line.name, "found": literal(line.sentence), "mend": literal(line.mend)}
+        for line in found.lines
+    ]
     create_table_artifact(rows, key="health", description=f"The home is {found.worst}")
     for sentence in red:
         get_run_logger().warning("%s", sentence)

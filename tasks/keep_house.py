@@ -14,6 +14,7 @@ from tasks.check_home import check_home
 from tasks.check_store import read_store
 from tasks.collect_garbage import collect_garbage
 from tasks.forget_runs import Forgotten
+from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS
 from tasks.workshop import Workshop
 
@@ -66,7 +67,7 @@ def check_the_rest() -> tuple[str, ...]:
 @task(name="tell", **TASK_OPTIONS)
 def tell_tidied(expired: int, closed: int, freed: int, forgotten: Forgotten, faults: tuple[str, ...]) -> Tidied:
     """The week in a few lines."""
-    found = "\n".join(f"- {fault}" for fault in faults) or "- All is well."
+    found = "\n".join(f"- {literal(fault)}" for fault in faults) or "- All is well."
     create_markdown_artifact(
         f"- {count(expired)} candidates expired that nobody approved\n"
         f"- {count(closed)} runs in MLflow closed whose process had died\n"

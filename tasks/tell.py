@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from recsys.wording import measured
 from tasks.adapters.registry import STUDENT
 from tasks.bill import bill
 from tasks.last_night import HEAD
+from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 from tasks.storyteller import story_of
@@ -111,22 +113,50 @@ def _show_in_prefect(at: Step, story: Story, outcome: Outcome) -> None:
             "value": measured(row.value, row.unit),
             "asked": measured(row.threshold, row.unit),
             "outcome": row.outcome,
-            "why": row.sentence,
+            "why": literal(row.sentence),
         }
         for row in story.criteria
     ]
+    sentence = literal(outcome.sentence)
     if rows:
-        create_table_artifact(rows, key="verdict", description=f"{outcome.decision}: {outcome.sentence}")
+        create_table_artifact(rows, key="verdict", description=f"{outcome.decision}: {sentence}")
     version = f"version {outcome.version} of {STUDENT}" if outcome.version else "no version"
+    places = _places(at, outcome)
     create_markdown_artifact(
-        f"# {outcome.decision}\n\n{outcome.sentence}\n\n{outcome.advice}\n\n{outcome.cut_short}\n\n"
+        f"# {outcome.decision}\n\n{sentence}\n\n{literal(outcome.advice)}\n\n{outcome.cut_short}\n\n"
         f"- Registry: {version}; champion: {outcome.champion or 'none'}\n"
-        f"- MLflow run: `{at.night.run_id}`\n- Report: `{outcome.report}`\n",
+        f"- MLflow run: {_linked(at.night.run_id, places.run)}\n"
+        f"- Report: {_linked(outcome.report, places.report)}\n",
         key="night",
         description="What the night came to",
     )
-    create_link_artifact(Path(outcome.report).as_uri(), link_text="Report", key="report")
+    create_link_artifact(
+        places.report or Path(outcome.report).as_uri(),
+        link_text="The night's report",
+        key="report",
+        description="The whole story, with tables and curves",
+    )
+    if places.run:
+        create_link_artifact(
+            places.run, link_text="The night in MLflow", key="mlflow", description="Parameters, metrics and files"
+        )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a browser finds the night. None while no MLflow server runs; a page of Prefect's may not link to a file."""
+
+    run: str | None
+    report: str | None
+
+
+def _places(at: Step, outcome: Outcome) -> _Places:
     server = at.settings.running().get("mlflow")
-    if server:
-        link = f"{server}/#/experiments/{at.tracking.experiment_id}/runs/{at.night.run_id}"
-        create_link_artifact(link, link_text="The night in MLflow", key="mlflow")
+    if server is None:
+        return _Places(None, None)
+    run = f"{server}/#/experiments/{at.tracking.experiment_id}/runs/{at.night.run_id}"
+    return _Places(run, f"{run}/artifacts/report/{Path(outcome.report).name}")
+
+
+def _linked(text: str, place: str | None) -> str:
+    return f"[{text}]({place})" if place else f"`{text}`"

@@ -13,6 +13,7 @@ from recsys.health import Health, Kind
 from recsys.health_page import render
 from recsys.wording import decimal, percent, plain
 from tasks.announce import Happening, announce
+from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS, Night, Step, step
 
 
@@ -82,7 +83,7 @@ def _show_in_prefect(night: Night, health: Health, page: Path) -> None:
         )
     lines = [f"# {health.sentence}", ""]
     lines += [f"- **{alarm.kind}**: {alarm.advice}" for alarm in health.alarms]
-    lines += [f"- {age.sentence}" for age in health.ages] + [f"- {plain(note, 300)}" for note in health.notes]
+    lines += [f"- {age.sentence}" for age in health.ages] + [f"- {literal(plain(note, 300))}" for note in health.notes]
     lines += [f"- MLflow run: `{night.run_id}`", f"- Page: `{page}`"]
     create_markdown_artifact("\n".join(lines), key="monitor", description="What the monitor saw")
 

@@ -58,7 +58,13 @@ class Prefect:
         self.http = httpx.Client(base_url=url, timeout=30)
 
     def post(self, path: str, **body: Any) -> Any:
-        return self.http.post(path, json=body).raise_for_status().json()
+        """Asked again while its database is locked, as Prefect's own client does."""
+        for _ in range(20):
+            reply = self.http.post(path, json=body)
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)
+        return reply.raise_for_status().json()
 
     def deployed(self, name: str) -> bool:
         return self.http.get(f"deployments/name/{name}/{name}").status_code == 200

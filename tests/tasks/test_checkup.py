@@ -472,10 +472,14 @@ def test_a_paused_pool_is_red(settings, operated):
 
 
 def test_a_worker_that_prefect_does_not_know_is_red(settings, operated):
-    for worker in operated.read_workers_for_work_pool("recsys"):
-        path = "/work_pools/{work_pool_name}/workers/{name}"
-        operated.request("DELETE", path, path_params={"work_pool_name": "recsys", "name": worker.name})
-    line = check(settings).line("worker")
+    line = None
+    for _ in range(5):  # the living worker may say that it is there just between the two
+        for worker in operated.read_workers_for_work_pool("recsys"):
+            path = "/work_pools/{work_pool_name}/workers/{name}"
+            operated.request("DELETE", path, path_params={"work_pool_name": "recsys", "name": worker.name})
+        line = check(settings).line("worker")
+        if line.tone == "red":
+            break
     assert line.tone == "red"
     assert "no worker is alive" in line.sentence
 

@@ -20,7 +20,7 @@ def notify(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_without_channels_it_says_how_to_make_one(tmp_path):
     done = notify(tmp_path)
     assert done.returncode == 2
-    assert "notify.toml" in done.stderr
+    assert "notify.toml" in done.stderr.replace("\n", "")
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,166 @@
+"""One installation with a tiny shop and two nights, and a real browser to look at its pages with."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from recsys.resolve import resolve
+from recsys.synthetic import shop
+from tasks.adapters.settings import Settings
+
+RECSYS = str(Path(sys.executable).with_name("recsys"))
+PATIENCE = 300  # seconds, on a busy machine
+SMALL = [
+    "teacher.width=16", "teacher.dropout=0.1", "teacher.epochs=4", "teacher.learning_rate=0.01",
+    "search.widths=[16]", "search.trials=2", "search.epochs=3", "search.learning_rate=0.01",
+    "compress.keep_ffn=[1.0]", "compress.recovery_epochs=0", "compress.max_loss=0.9",
+    "data.history_length=16", "data.min_users=40",
+    "gate.min_users=40", "gate.teacher_retention=0.1", "gate.quantization_loss=0.9", "gate.champion_loss=1",
+    "gate.neighbours_loss=1", "gate.slice_loss=1",
+    "limits.size_ratio=9", "limits.coverage_ratio=0.01", "limits.latency_ms=1000", "limits.popularity_ratio=30",
+]  # fmt: skip
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+ASSISTANT_CLOSED = """
+localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
+localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
+"""
+
+
+class Installation:
+    """A home that is up: its pages, its commands, and Prefect's API to look things up with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.folder = folder / "home", folder
+        self.settings = Settings.from_environment(self.home)
+        prefect, mlflow = free_port(), free_port()
+        self.ports = ("--prefect-port", prefect, "--mlflow-port", mlflow)
+        self.prefect, self.mlflow = f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{mlflow}"
+
+    def recsys(self, command: str, *words: object, codes: tuple[int, ...] = (0,)) -> str:
+        """A command of ours as a user gives it, with nothing set."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
+        environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        line = [RECSYS, command, "--home", *map(str, (self.home, *words))]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=2 * PATIENCE)
+        assert done.returncode in codes, done.stdout + done.stderr
+        return done.stdout
+
+    def night(self, *knobs: str) -> None:
+        """A night from the command line."""
+        shop_files = ("--events", self.folder / "events.parquet", "--items", self.folder / "items.parquet")
+        self.recsys("nightly", *shop_files, *(word for knob in (*SMALL, *knobs) for word in ("--set", knob)))
+
+    def api(self, path: str, body: object = None, method: str = "POST") -> Any:
+        request = urllib.request.Request(
+            f"{self.prefect}/api{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            text = reply.read()
+        return json.loads(text) if text else None
+
+    def deployment(self, name: str) -> Any:
+        return self.api(f"/deployments/name/{name}/{name}", method="GET")
+
+    def runs(self, name: str) -> set[str]:
+        """Those that a person asked for; the schedule's are made anew whenever the deployment changes."""
+        found = self.api("/flow_runs/filter", {"deployments": {"name": {"any_": [name]}}})
+        return {run["id"] for run in found if not run["auto_scheduled"]}
+
+    def history(self) -> list[dict[str, Any]]:
+        """The ledger, newest first."""
+        return json.loads(self.recsys("history", "--json"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], Any]], Any]:
+    """Waits for a condition and gives what it gave."""
+
+    def wait(condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while not (met := condition()):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        return met
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, or the reason why nothing is looked at."""
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium; .ci/run does")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def installation(browser, tmp_path_factory):
+    """Up, with two versions in the registry and small nights in the form. Everything is down at the end."""
+    folder = tmp_path_factory.mktemp("installation")
+    shop(users=200, items=40, events_a_user=16, randomness=0.3, seed=1, days=60).write(folder)
+    there = Installation(folder)
+    place = ("--events", folder / "events.parquet", "--items", folder / "items.parquet")
+    try:
+        there.recsys("up", *place, *there.ports)
+        there.night()
+        there.night("search.seed=3")
+        nightly = there.deployment("nightly")
+        small = {**nightly["parameters"], **resolve("quick", SMALL).model_dump(mode="json")}
+        there.api(f"/deployments/{nightly['id']}", {"parameters": small}, "PATCH")
+        yield there
+    finally:
+        there.recsys("down")
+
+
+@pytest.fixture
+def page(browser: Browser, installation: Installation):
+    """A fresh browser window. What it asks of anybody but this machine is a failure."""
+    yield from window(browser)
+
+
+@pytest.fixture(scope="module")
+def long_page(browser: Browser, installation: Installation):
+    """A window for a whole module."""
+    yield from window(browser)
+
+
+def window(browser: Browser):
+    expect.set_options(timeout=PATIENCE * 1000)
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, timezone_id="UTC", locale="en-GB")
+    context.add_init_script(ASSISTANT_CLOSED)
+    context.set_default_timeout(PATIENCE * 1000)
+    elsewhere: list[str] = []
+    here = ("http://127.0.0.1:", "data:", "blob:")
+    context.on("request", lambda request: None if request.url.startswith(here) else elsewhere.append(request.url))
+    page: Page = context.new_page()
+    yield page
+    context.close()
+    assert elsewhere == [], "the pages work without the internet"
