@@ -91,8 +91,8 @@ def compress(
     """Try the grid and write the artifact of the chosen point into the folder `out`.
 
     Chosen is the smallest point whose loss of NDCG@10 against the float student is, with 95 % confidence, below
-    half of `config.max_loss` on validation users; of equally small ones the better. Where there is none it is the
-    student as it is, its item table in float. `on_point` hears of each point as it is judged, before anything is
+    half of `config.max_loss` on validation users, or below all of it where none is below half; of equally small ones
+    the better. Where there is none it is the student as it is, its item table in float. `on_point` hears of each point as it is judged, before anything is
     chosen. `enough` is asked before each student of the grid but the first whether to choose from those that there are.
     """
     judge = _Judge(student, publication, recovery.validation)
@@ -111,6 +111,8 @@ def compress(
         for bits in config.table_bits:
             try_out(candidate, bits)
     allowed = USED * config.max_loss
+    if choice([point for _, point in tried], allowed) is None:
+        allowed = config.max_loss  # few users prove little: a point without reserve is better than none
     if choice([point for _, point in tried], allowed) is None:
         try_out(_Candidate(1.0, False, student), 32)
     points = explained([point for _, point in tried], allowed)
