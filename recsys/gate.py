@@ -244,9 +244,9 @@ def _costs(evidence: Evidence, limits: LimitsConfig) -> list[Criterion]:
     return [
         Criterion.fact(
             name="size_ratio",
-            value=size_mb,
-            threshold=allowed_mb,
-            passed=size_mb <= allowed_mb,
+            value=evidence.artifact.bytes / evidence.teacher.bytes,
+            threshold=limits.size_ratio,
+            passed=evidence.artifact.bytes <= limits.size_ratio * evidence.teacher.bytes,
             sentence=f"takes {size_mb:.2f} MB, at most {allowed_mb:.2f} MB asked "
             f"({_percent(limits.size_ratio)} of the teacher's)",
         ),

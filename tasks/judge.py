@@ -12,7 +12,7 @@ from tasks.adapters.store import Recipe, Stored
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import ArtifactRef, ReportRef, ReportsRef, Standing, TeacherReportsRef, VerdictRef
 
-VERSION = 1
+VERSION = 2
 
 
 @task(name="judge", **TASK_OPTIONS)

@@ -129,6 +129,11 @@ def test_the_margins_themselves_are_allowed():
     assert judge(on_the_edge, GATE, LIMITS).decision == "PROMOTE"
 
 
+def test_the_size_is_told_as_a_share_of_the_teachers():
+    row = criterion(judge(evidence(artifact=report("artifact", QUALITY, bytes=800_000)), GATE, LIMITS), "size_ratio")
+    assert (row.value, row.threshold) == (pytest.approx(0.2), LIMITS.size_ratio)
+
+
 def test_sentences_are_for_people():
     noisy = evidence(teacher=report("teacher", QUALITY[::-1] * 1.02))
     row = criterion(judge(noisy, GATE, LIMITS), "teacher_kept")
