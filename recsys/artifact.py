@@ -50,6 +50,9 @@ class Card:
     bits: Literal[8, 32]  # of the item table
     repeats: Literal["exclude", "allow"]  # whether items of a history may be recommended again
     lineage: Mapping[str, str]  # name of a parent -> its digest
+    neighbours: int = 0  # K kept of each item; 0: the decoder alone
+    newest: int = 0  # newest items of a history whose neighbours are asked
+    neighbours_weight: float = 0.0  # share of the neighbours in the mean of logits
 
     @property
     def blocks(self) -> int:

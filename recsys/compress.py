@@ -198,7 +198,7 @@ class _Judge:
 
     def __init__(self, student: Student, publication: Publication, cases: Cases) -> None:
         self.publication, self.cases = publication, cases
-        self.student_ndcg = ndcg_of(Scorer(student, student.length, "student"), cases)
+        self.student_ndcg = ndcg_of(Scorer(student, student.length, "student", opinion=publication.opinion), cases)
 
     def point(self, candidate: _Candidate, bits: Bits) -> Point:
         """The candidate with its item table in `bits` bits, not yet chosen or refused."""

@@ -108,10 +108,21 @@ class LmTeacherConfig(Section):
 
 
 class BlendConfig(Section):
-    """The neighbours a teacher of either kind is blended with, at the weight that does best on validation users."""
+    """The neighbours that teacher and student are blended with, each at the weight that does best on validation users."""
 
     neighbours: int = Field(
-        20, ge=0, le=1000, title="Neighbours", description="Nearest items kept of each item (count); 0: no blend"
+        20,
+        ge=0,
+        le=1000,
+        title="Teacher's neighbours",
+        description="Nearest items the teacher keeps of each item (count); 0: no blend",
+    )
+    student_neighbours: int = Field(
+        10,
+        ge=0,
+        le=100,
+        title="Student's neighbours",
+        description="Nearest items that are served with the student, three bytes each (count); 0: no blend",
     )
     newest: int = Field(
         50, ge=1, le=1024, title="Newest items", description="Newest items of a history that are asked (count)"

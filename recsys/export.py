@@ -17,6 +17,7 @@ from recsys.errors import ArtifactError
 from recsys.graph import Bits, serving_graph
 from recsys.histories import Catalog
 from recsys.item_columns import ItemColumns
+from recsys.neighbourhood import Opinion
 from recsys.quantize import Int8Table
 from recsys.runtime import TOLERANCE, Runtime, ServingGraph
 
@@ -42,6 +43,7 @@ class Publication:
     counts: np.ndarray  # (N,) int64 training events of each item
     repeats: Literal["exclude", "allow"]
     lineage: Mapping[str, str]  # name of a parent -> its digest
+    opinion: Opinion | None = None  # the student's neighbours
 
 
 def export(decoder: Decoder, publication: Publication, bits: Bits, out: Path) -> Manifest:
@@ -56,14 +58,15 @@ def export(decoder: Decoder, publication: Publication, bits: Bits, out: Path) ->
             f"the model knows {decoder.shape.items} items, the catalog has {publication.catalog.items}",
             mend="Grow the model to the catalog first.",
         )
-    model = serving_graph(decoder, bits)
+    opinion = publication.opinion
+    model = serving_graph(decoder, bits, opinion)
     graph = ServingGraph(model)
-    _refuse_other_scores(decoder, graph, bits)
+    _refuse_other_scores(decoder, graph, bits, opinion)
     card = _card(decoder, publication, bits)
     items = ItemColumns(publication.catalog.item_ids, publication.counts)
     out.mkdir(parents=True, exist_ok=True)
     (out / MODEL).write_bytes(model)
-    _write_weights(decoder, bits, out / WEIGHTS)
+    _write_weights(decoder, bits, opinion, out / WEIGHTS)
     _write_items(publication, out / ITEMS)
     (out / CARD).write_bytes(card.to_bytes())
     (out / GOLDEN).write_bytes(_golden(Runtime(graph, card, items)).to_bytes())
@@ -71,7 +74,7 @@ def export(decoder: Decoder, publication: Publication, bits: Bits, out: Path) ->
 
 
 def _card(decoder: Decoder, publication: Publication, bits: Bits) -> Card:
-    shape = decoder.shape
+    shape, opinion = decoder.shape, publication.opinion
     return Card(
         items=shape.items,
         length=shape.length,
@@ -80,16 +83,26 @@ def _card(decoder: Decoder, publication: Publication, bits: Bits) -> Card:
         ffn=shape.ffn,
         bits=bits,
         repeats=publication.repeats,
+        neighbours=opinion.neighbourhood.rounded().items.shape[1] if opinion else 0,
+        newest=opinion.neighbourhood.newest if opinion else 0,
+        neighbours_weight=opinion.weight if opinion else 0.0,
         lineage=dict(publication.lineage),
     )
 
 
-def _write_weights(decoder: Decoder, bits: Bits, file: Path) -> None:
-    """Every tensor under its name in the decoder; in eight bits the table is `.rows` and `.scales`."""
+def _write_weights(decoder: Decoder, bits: Bits, opinion: Opinion | None, file: Path) -> None:
+    """Every tensor under its name in the decoder; in eight bits the table is `.rows` and `.scales`. Then the neighbours."""
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in decoder.state_dict().items()}
     if bits == 8:
         table = Int8Table.of(tensors.pop("table.weight"))
         tensors |= {"table.rows": table.rows, "table.scales": table.scales}
+    if opinion is not None:
+        lists = opinion.neighbourhood.rounded()
+        tensors |= {
+            "neighbours.items": lists.items,
+            "neighbours.levels": lists.levels,
+            "neighbours.scales": lists.scales,
+        }
     save_file(dict(sorted(tensors.items())), file)
 
 
@@ -120,12 +133,12 @@ def _golden(runtime: Runtime) -> Golden:
     )
 
 
-def _refuse_other_scores(decoder: Decoder, graph: ServingGraph, bits: Bits) -> None:
+def _refuse_other_scores(decoder: Decoder, graph: ServingGraph, bits: Bits, opinion: Opinion | None) -> None:
     """Compare the file with the decoder that reads and scores the same, dequantized, item table."""
     rng = np.random.default_rng(1)
     longest = decoder.shape.length
     histories = [rng.integers(1, decoder.shape.items + 1, length) for length in (1, min(2, longest), longest)]
-    expected = np.stack([_decoder_scores(decoder, history, bits) for history in histories])
+    expected = np.stack([_decoder_scores(decoder, history, bits, opinion) for history in histories])
     alone = np.concatenate([graph.all_scores([history]) for history in histories])
     together = graph.all_scores(histories)
     reach = np.ptp(expected, axis=1, keepdims=True)
@@ -140,12 +153,15 @@ def _refuse_other_scores(decoder: Decoder, graph: ServingGraph, bits: Bits) -> N
             )
 
 
-def _decoder_scores(decoder: Decoder, history: np.ndarray, bits: Bits) -> np.ndarray:
+def _decoder_scores(decoder: Decoder, history: np.ndarray, bits: Bits, opinion: Opinion | None) -> np.ndarray:
     """(N,) of one history, by torch."""
     table = decoder.item_table().detach()
     if bits == 8:
         table = torch.from_numpy(Int8Table.of(table.cpu().numpy()).dequantized()).to(table.device)
     decoder.eval()
     with torch.inference_mode():
-        state = decoder.states(torch.from_numpy(history)[None].to(table.device), table)[0, -1]
-        return np.asarray((table[1:] @ state).cpu().numpy())
+        items = torch.from_numpy(history)[None]
+        scores = (table[1:] @ decoder.states(items.to(table.device), table)[0, -1])[None]
+        if opinion is not None:
+            scores = opinion.blended(scores, opinion.heard(items, torch.tensor([0]), torch.tensor([len(history) - 1])))
+        return np.asarray(scores[0].cpu().numpy())

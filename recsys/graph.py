@@ -17,17 +17,17 @@ uint8 x uint8: docs/decisions/0005-integer-scoring.md.
 from typing import Any, Literal, cast
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from torch import Tensor
 
 from recsys.decoder import Block, Decoder
+from recsys.graph_builder import GraphBuilder
+from recsys.neighbour_graph import with_neighbours
+from recsys.neighbourhood import Opinion
 from recsys.quantize import LEVELS, Int8Table
 
 Bits = Literal[8, 32]
 
-OPSET = 20  # the first with Gelu
-IR_VERSION = 10
 CHUNK = 256
 CHUNKED_FROM = 20_000
 """Up to so many items one TopK is as fast as two stages."""
@@ -36,63 +36,19 @@ ZERO_POINT = 128
 TINY = np.float32(1e-30)
 
 
-def serving_graph(decoder: Decoder, bits: Bits) -> bytes:
-    """The file of `decoder` with its item table in `bits` bits; equal weights give equal bytes."""
-    graph = _Graph()
+def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) -> bytes:
+    """The file of `decoder` with its item table in `bits` bits, and of its neighbours; equal weights, equal bytes."""
+    graph = GraphBuilder()
     table = _Int8(graph, decoder) if bits == 8 else _Float(graph, decoder)
     state = _last_state(graph, decoder, table.vectors("history"))
-    scores = table.scores(state)
+    if opinion is None:
+        scores = table.scores(state)
+    else:
+        share = graph.number(np.float32(1 - opinion.weight))
+        scores = with_neighbours(graph, opinion, table.scores(graph.op("Mul", state, share)))
     _all_scores(graph, decoder.shape.items, scores)
     _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores)
     return graph.serialized()
-
-
-class _Graph:
-    """Nodes and initializers as they are added. Names come from what was added before, so they never vary."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, np.ndarray] = {}
-
-    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        """Add a node with one output and give the output's name."""
-        return self.ops(kind, *inputs, names=[name or f"{kind}_{len(self.nodes)}"], **attributes)[0]
-
-    def ops(self, kind: str, *inputs: str, names: list[str], **attributes: Any) -> list[str]:
-        """Add a node with the outputs `names`."""
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
-        return names
-
-    def weight(self, name: str, value: np.ndarray) -> str:
-        """Add an initializer under its own name."""
-        self.constants[name] = np.ascontiguousarray(value)
-        return name
-
-    def ints(self, *values: int) -> str:
-        """An int64 vector, kept once however often it is asked for."""
-        name = "ints_" + "_".join(str(v) for v in values).replace("-", "minus")
-        return self.weight(name, np.array(values, np.int64))
-
-    def number(self, value: float | np.floating, kind: type = np.float32) -> str:
-        """A scalar, kept once however often it is asked for."""
-        return self.weight(f"{np.dtype(kind).name}_{value}", np.array(value, kind))
-
-    def serialized(self) -> bytes:
-        """The checked model; initializers by name, no time, path or version of a tool in it."""
-        whole = TensorProto.INT64
-        inputs = {"history": ["B", "L"], "length": ["B"], "exclude": ["B", "X"], "k": [1]}
-        outputs = {"codes": whole, "scores": TensorProto.FLOAT, "all_scores": TensorProto.FLOAT}
-        graph = helper.make_graph(
-            self.nodes,
-            "recommender",
-            [helper.make_tensor_value_info(name, whole, shape) for name, shape in inputs.items()],
-            [helper.make_tensor_value_info(n, kind, ["B", f"{n}_columns"]) for n, kind in outputs.items()],
-            [numpy_helper.from_array(self.constants[name], name) for name in sorted(self.constants)],
-        )
-        opset = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, producer_name="recsys", opset_imports=opset, ir_version=IR_VERSION)
-        onnx.checker.check_model(model)
-        return bytes(model.SerializeToString(deterministic=True))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -114,7 +70,7 @@ def _filled(rows: np.ndarray, items: int, value: float) -> np.ndarray:
 class _Float:
     """The item table in float32, one initializer for input and output."""
 
-    def __init__(self, graph: _Graph, decoder: Decoder) -> None:
+    def __init__(self, graph: GraphBuilder, decoder: Decoder) -> None:
         table = _array(decoder.item_table())
         self.graph, self.root = graph, graph.number(np.sqrt(np.float32(decoder.shape.width)))
         self.table = graph.weight("table", _filled(table, decoder.shape.items, 0))
@@ -138,7 +94,7 @@ class _Int8:
     scores do not depend on the batch.
     """
 
-    def __init__(self, graph: _Graph, decoder: Decoder) -> None:
+    def __init__(self, graph: GraphBuilder, decoder: Decoder) -> None:
         table = Int8Table.of(_array(decoder.item_table()))
         moved = (table.rows.astype(np.int16) + ZERO_POINT).astype(np.uint8)
         self.graph, self.width = graph, decoder.shape.width
@@ -167,7 +123,7 @@ class _Int8:
         return op("Mul", op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), scale)
 
 
-def _last_state(graph: _Graph, decoder: Decoder, vectors: str) -> str:
+def _last_state(graph: GraphBuilder, decoder: Decoder, vectors: str) -> str:
     """(B, L, D) item vectors -> (B, D): the state at each user's last item, all that scoring needs."""
     op, ints = graph.op, graph.ints
     length = op("Shape", "history", start=1, end=2)
@@ -184,12 +140,12 @@ def _last_state(graph: _Graph, decoder: Decoder, vectors: str) -> str:
     return _norm(graph, state, decoder.norm, "norm")
 
 
-def _mask(graph: _Graph, seen: str) -> str:
+def _mask(graph: GraphBuilder, seen: str) -> str:
     """What is added to attention logits: 0 where `seen`, -inf elsewhere."""
     return graph.op("Where", seen, graph.number(0.0), graph.number(-np.inf))
 
 
-def _norm(graph: _Graph, x: str, norm: Any, name: str) -> str:
+def _norm(graph: GraphBuilder, x: str, norm: Any, name: str) -> str:
     """LayerNorm over the last axis."""
     scale = graph.weight(f"{name}.weight", _array(norm.weight))
     bias = graph.weight(f"{name}.bias", _array(norm.bias))
@@ -199,7 +155,7 @@ def _norm(graph: _Graph, x: str, norm: Any, name: str) -> str:
 class _BlockGraph:
     """One block, as recsys.decoder.Block computes it; heads and feed-forward units may have been pruned."""
 
-    def __init__(self, graph: _Graph, block: Block, name: str) -> None:
+    def __init__(self, graph: GraphBuilder, block: Block, name: str) -> None:
         self.graph, self.block, self.name = graph, block, name
         self.inner = block.heads * block.head_width
         # The scale of attention logits, 1 / sqrt(head width), is folded into the query.
@@ -263,7 +219,7 @@ class _BlockGraph:
         return self.graph.op("Add", self.graph.op("MatMul", x, matrix), offset)
 
 
-def _all_scores(graph: _Graph, items: int, scores: str) -> None:
+def _all_scores(graph: GraphBuilder, items: int, scores: str) -> None:
     """Every item's score, when k is 0; else the slice is empty and costs nothing."""
     op, ints = graph.op, graph.ints
     asked = op("Cast", op("Equal", "k", ints(0)), to=TensorProto.INT64)
@@ -271,7 +227,7 @@ def _all_scores(graph: _Graph, items: int, scores: str) -> None:
     op("Slice", scores, ints(1), end, ints(1), name="all_scores")
 
 
-def _best(graph: _Graph, items: int, rows: int, scores: str) -> None:
+def _best(graph: GraphBuilder, items: int, rows: int, scores: str) -> None:
     """The k best columns that are neither excluded nor filling; of equal scores the lower code."""
     op, ints = graph.op, graph.ints
     never = graph.weight("never", np.array([[0, *range(items + 1, rows)]], np.int64))
@@ -287,7 +243,7 @@ def _best(graph: _Graph, items: int, rows: int, scores: str) -> None:
     op("Where", op("IsInf", best), graph.number(0, np.int64), codes, name="codes")
 
 
-def _chunked_top_k(graph: _Graph, scores: str, k: str, chunks: int) -> tuple[str, str]:
+def _chunked_top_k(graph: GraphBuilder, scores: str, k: str, chunks: int) -> tuple[str, str]:
     """Exact top-k in two stages, faster for a large catalog: the k chunks with the largest maxima hold it.
 
     An item outside of them has k chunks before it, by maximum and then by number, and each of those has an

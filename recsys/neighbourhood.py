@@ -13,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from recsys.config import BlendConfig
 from recsys.errors import StoreError
 from recsys.histories import Histories
 
@@ -24,7 +23,19 @@ FLOOR = 0.01
 NEWEST_OF_A_USER = 500
 """Distinct training items of a user that are paired; it bounds the pairs to 500 an event."""
 
+SIMILARITY_LEVELS = 255
+"""The largest of a row's similarities in eight bits."""
+
 _PAIRS_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class RoundedLists:
+    """K neighbours of each of N items, row 0 is padding; row r, place p stands for levels[r, p] * scales[r]."""
+
+    items: np.ndarray  # (N + 1, K) uint16, int32 for larger catalogs; code of the neighbour, 0 for none
+    levels: np.ndarray  # (N + 1, K) uint8
+    scales: np.ndarray  # (N + 1,) float32
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,8 @@ class Neighbourhood:
     newest: int
 
     @classmethod
-    def of_training(cls, histories: Histories, items: int, config: BlendConfig) -> Self:
-        """The neighbours by the events before the validation cut. Ties go to the lower code."""
+    def of_training(cls, histories: Histories, items: int, keep: int, newest: int) -> Self:
+        """The `keep` nearest of each item by the events before the validation cut. Ties go to the lower code."""
         matrix = _owners(histories, items)
         by_item = matrix.T.tocsr()
         buyers = np.diff(by_item.indptr)
@@ -53,13 +64,36 @@ class Neighbourhood:
             known = (shared.data > 1) & (row + rows.start != column)
             row, column, both = row[known], column[known], shared.data[known]
             similar = (both - 1) / np.sqrt(buyers[row + rows.start] * buyers[column])
-            parts.append(_nearest(row, column, similar, (rows.stop - rows.start, items), config.neighbours))
-        return cls(vstack(parts, format="csr"), config.newest)
+            parts.append(_nearest(row, column, similar, (rows.stop - rows.start, items), keep))
+        return cls(vstack(parts, format="csr"), newest)
 
     @property
     def items(self) -> int:
         """N, the items it knows."""
         return int(self.near.shape[0])
+
+    def rounded(self) -> "RoundedLists":
+        """The lists in eight bits a similarity, as an artifact carries them."""
+        counts = np.diff(self.near.indptr)
+        item = np.repeat(np.arange(self.items), counts) + 1
+        place = np.arange(len(item)) - self.near.indptr[item - 1]
+        shape = (self.items + 1, max(1, int(counts.max(initial=0))))
+        largest = np.zeros(shape[0], np.float32)
+        np.maximum.at(largest, item, self.near.data)
+        scales = np.where(largest > 0, largest / SIMILARITY_LEVELS, 1).astype(np.float32)
+        items = np.zeros(shape, np.uint16 if self.items < 1 << 16 else np.int32)
+        levels = np.zeros(shape, np.uint8)
+        items[item, place] = self.near.indices + 1
+        levels[item, place] = np.rint(self.near.data / scales[item])
+        return RoundedLists(items, levels, scales)
+
+    def as_rounded(self) -> "Neighbourhood":
+        """What the rounded lists say: rounding it again changes nothing."""
+        lists = self.rounded()
+        row, place = np.nonzero(lists.levels)
+        similar = lists.levels[row, place] * lists.scales[row]
+        column = lists.items[row, place].astype(np.int64) - 1
+        return Neighbourhood(csr_array((similar, (row - 1, column)), shape=self.near.shape), self.newest)
 
     def heard(self, items: np.ndarray, rows: np.ndarray, ends: np.ndarray) -> csr_array:
         """(P, N) float32: the sum of sim(i, j) over the distinct items i among the newest of items[row, : end + 1].

@@ -10,6 +10,7 @@ from recsys.artifact import verify
 from recsys.compress import Point, Recovery, compress
 from recsys.export import Publication
 from recsys.losses import Distillation
+from recsys.neighbourhood import Opinion
 from recsys.student import Student
 from tasks import computing
 from tasks.adapters.store import Recipe, canonical
@@ -18,7 +19,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 2
+VERSION = 3
 
 
 @task(name="compress", **TASK_OPTIONS)
@@ -62,6 +63,7 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         counts=opened.training_counts(),
         repeats=opened.repeats,
         lineage={"dataset": dataset.digest, "teacher": labels.teacher.digest, "student": student.digest},
+        opinion=Opinion.load(at.store.open("distil", student.digest)),
     )
     recovery = Recovery(
         histories=opened.histories,

@@ -1,4 +1,4 @@
-"""distil: an Optuna study of students that learn from clicks and soft labels; the best one is kept."""
+"""distil: an Optuna study of students that learn from clicks and soft labels; the best one is kept, with neighbours."""
 
 import json
 from dataclasses import asdict
@@ -7,6 +7,10 @@ from typing import Any
 
 from prefect import task
 
+from recsys.blending import opinion_for
+from recsys.config import BlendConfig
+from recsys.dataset import Dataset
+from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.search import Lessons, Search, SearchPlace, Trial, search
 from recsys.student import Student
 from recsys.training import Epoch
@@ -18,7 +22,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 2
+VERSION = 3
 
 
 @task(name="distil", **TASK_OPTIONS)
@@ -29,33 +33,59 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
         recipe = Recipe(
             "distil",
             VERSION,
-            {**night.config.search.model_dump(mode="json"), "length": night.config.data.history_length},
+            {
+                **night.config.search.model_dump(mode="json"),
+                "length": night.config.data.history_length,
+                "neighbours": night.config.blend.student_neighbours,
+                "newest": night.config.blend.newest,
+            },
             (dataset.digest, *labels.digests(), parent or "cold start"),
             computing.use(at.settings),
         )
 
         def build(out: Path) -> Got:
-            found = _search(at, dataset, labels, parent, at.store.scratch(recipe))
+            opened = open_dataset(at.store, dataset)
+            found = _search(at, opened, labels, parent, at.store.scratch(recipe))
             found.student.save(out)
+            opinion = _opinion(found.student, opened, night.config.blend)
+            if opinion:
+                opinion.save(out)
             (out / "trials.json").write_bytes(canonical([_without_seconds(trial, found) for trial in found.trials]))
             (out / "measured.json").write_bytes(canonical({"seconds": [trial.seconds for trial in found.trials]}))
             return Got(len(found.trials), night.config.search.trials, "trials")
 
         stored, cut = at.make_in_time(recipe, build)
-        trials = json.loads((at.store.open("distil", stored.digest) / "trials.json").read_text())
+        folder = at.store.open("distil", stored.digest)
+        trials = json.loads((folder / "trials.json").read_text())
+        opinion = Opinion.load(folder)
+        share = opinion.weight if opinion else 0.0
         best = next(trial for trial in trials if trial["best"])
         at.tell(
             f"best of {len(trials)}: width {best['width']}, distillation weight {best['weight']:.2f}, "
-            f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}"
+            f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}; "
+            f"the neighbours' share is {share:.1f}"
         )
         return StudentRef.of(
-            stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials), cut_short=cut
+            stored,
+            width=best["width"],
+            weight=best["weight"],
+            k=best["k"],
+            trials=len(trials),
+            neighbours_weight=share,
+            cut_short=cut,
         )
 
 
-def _search(at: Step, dataset: DatasetRef, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:
+def _opinion(student: Student, opened: Dataset, blend: BlendConfig) -> Opinion | None:
+    """Tonight's neighbours, as the artifact will carry them, at the weight that does best on validation users."""
+    if blend.student_neighbours == 0:
+        return None
+    lists = Neighbourhood.of_training(opened.histories, opened.catalog.items, blend.student_neighbours, blend.newest)
+    return opinion_for(student, lists.as_rounded(), opened.validation_cases())
+
+
+def _search(at: Step, opened: Dataset, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:
     config = at.night.config.search
-    opened = open_dataset(at.store, dataset)
     lessons = Lessons(
         histories=opened.histories,
         items=opened.catalog.items,

@@ -10,6 +10,7 @@ from recsys.artifact import verify
 from recsys.baselines import MostPopular, Neighbours
 from recsys.dataset import Dataset
 from recsys.evaluate import ModelReport, evaluate, latency
+from recsys.neighbourhood import Opinion
 from recsys.recommender import Recommender
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer
@@ -132,8 +133,11 @@ def _teacher(at: Step, digest: str, role: str) -> tuple[Recommender, int]:
 
 
 def _student(at: Step, ref: StudentRef) -> tuple[Recommender, int]:
-    student = Student.load(at.store.open("distil", ref.digest))
-    return Scorer(student, student.length, "student"), _weights_bytes(at, "distil", ref.digest)
+    folder = at.store.open("distil", ref.digest)
+    student = Student.load(folder)
+    return Scorer(student, student.length, "student", opinion=Opinion.load(folder)), _weights_bytes(
+        at, "distil", ref.digest
+    )
 
 
 def _artifact(at: Step, digest: str, role: str) -> tuple[Recommender, int]:

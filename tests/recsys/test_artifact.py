@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy.sparse import csr_array
 
-from recsys.artifact import CONTENTS, MANIFEST, Card, Manifest, verify, write_manifest
+from recsys.artifact import CARD, CONTENTS, MANIFEST, WEIGHTS, Card, Manifest, verify, write_manifest
 from recsys.decoder import Decoder, DecoderShape
 from recsys.errors import ArtifactError
 from recsys.export import Publication, export
 from recsys.graph import serving_graph
 from recsys.histories import Catalog
+from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.quantize import Int8Table
+from recsys.runtime import TOLERANCE, Runtime
+from recsys.sequence_model import Scorer
 
 ITEMS = 20
 SHAPE = DecoderShape.of(ITEMS, 16, 2, 8)
@@ -168,6 +173,7 @@ def test_the_card_says_what_the_model_is(artifact: Path) -> None:
     assert json.loads(raw) == {
         "format": 1, "items": 20, "length": 8, "width": 16, "blocks": 2, "heads": [1, 1], "ffn": [64, 64], "bits": 8,
         "repeats": "exclude", "lineage": {"student": "ab" * 32, "dataset": "cd" * 32},
+        "neighbours": 0, "newest": 0, "neighbours_weight": 0.0,
     }  # fmt: skip
     assert Card.from_bytes(raw).to_bytes() == raw
     with pytest.raises(ArtifactError, match="is not a card of format 1"):
@@ -201,7 +207,7 @@ def test_a_file_that_scores_otherwise_is_not_exported(
 ) -> None:
     changed = decoder()
     changed.blocks[1].down.weight.data[0] += 0.5  # what the graph is built from is not what torch computes with
-    monkeypatch.setattr("recsys.export.serving_graph", lambda _, bits: serving_graph(changed, bits))
+    monkeypatch.setattr("recsys.export.serving_graph", lambda _, bits, opinion: serving_graph(changed, bits, opinion))
     with pytest.raises(ArtifactError, match="of their range away from the model's"):
         export(decoder(), publication(), bits, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -212,3 +218,32 @@ def test_a_model_that_is_not_finite_is_not_exported(tmp_path: Path) -> None:
     broken.norm.bias.data[0] = np.nan
     with pytest.raises(ArtifactError, match="nan"):
         export(broken, publication(), 32, tmp_path / "out")
+
+
+def opinion() -> Opinion:
+    rows = np.random.default_rng(0).random((ITEMS, ITEMS), np.float32)
+    return Opinion(Neighbourhood(csr_array(np.where(rows > 0.8, rows, 0)), 5).as_rounded(), 0.5)
+
+
+def test_neighbours_are_published_with_the_model(tmp_path: Path) -> None:
+    with_them = replace(publication(), opinion=opinion())
+    export(decoder(), with_them, 8, tmp_path / "out")
+    lists, card = with_them.opinion.neighbourhood.rounded(), Card.from_bytes((tmp_path / "out" / CARD).read_bytes())
+    assert (card.neighbours, card.newest, card.neighbours_weight) == (lists.items.shape[1], 5, 0.5)
+    weights = load_file(tmp_path / "out" / WEIGHTS)
+    assert np.array_equal(weights["neighbours.items"], lists.items)
+    assert np.array_equal(weights["neighbours.levels"], lists.levels)
+    Runtime.open(tmp_path / "out").check_golden()
+    history = np.array([3, 4, 9], np.int32)
+    blended = Scorer(decoder(), 8, "student", opinion=with_them.opinion).scores([history])
+    found = Runtime.open(tmp_path / "out").scores([history])
+    assert np.abs(found - blended).max() <= TOLERANCE[8] * np.ptp(blended)
+
+
+def test_other_neighbours_than_the_model_was_judged_with_are_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(opinion(), weight=0.3)
+    monkeypatch.setattr("recsys.export.serving_graph", lambda model, bits, _: serving_graph(model, bits, other))
+    with pytest.raises(ArtifactError, match="of their range away from the model's"):
+        export(decoder(), replace(publication(), opinion=opinion()), 8, tmp_path / "out")

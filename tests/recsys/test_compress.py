@@ -14,9 +14,10 @@ from recsys.decoder import DecoderShape
 from recsys.errors import TrainingError
 from recsys.export import Publication
 from recsys.histories import Cases, Catalog, Histories
+from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.prune import importance, pruned
 from recsys.runtime import Runtime
-from recsys.sequence_model import ranking_validator
+from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
 from recsys.statistics import Interval
 from recsys.student import Student
 from recsys.training import Batch, HardLabels, Schedule, fit
@@ -256,3 +257,14 @@ def test_recovery_is_more_training_at_a_fourth_of_the_rate(student: Student, tmp
     fit(expected, histories, LENGTH, Schedule(2, 0.005, 0), HardLabels(), ranking_validator(expected, cases))
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
+def test_every_point_is_judged_with_the_students_neighbours(student: Student, tmp_path: Path) -> None:
+    histories, cases = shop()
+    near = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=5).as_rounded()
+    blended = replace(publication(), opinion=Opinion(near, 0.4))
+    made = compress(student, blended, recovery(), CompressConfig(keep_ffn=(1.0,), recovery_epochs=0), tmp_path)
+    assert Runtime.open(tmp_path).card.neighbours_weight == 0.4
+    assert made.chosen.ndcg == pytest.approx(ndcg_of(Runtime.open(tmp_path), cases).mean())
+    asked = ndcg_of(Scorer(student, LENGTH, "student", opinion=blended.opinion), cases)
+    assert made.chosen.change.value == pytest.approx(made.chosen.ndcg / asked.mean() - 1, abs=1e-6)

@@ -7,9 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from recsys.decoder import Decoder, DecoderShape
 from recsys.graph import CHUNK, CHUNKED_FROM, serving_graph
+from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.quantize import Int8Table
 from recsys.recommender import top_k
 
@@ -224,3 +226,59 @@ def test_an_int8_table_is_within_half_a_step() -> None:
     assert small.rows.tolist() == [[0, 0], [127, -64], [127, 42]]
     np.testing.assert_allclose(small.scales, [1, 0.01, 3e-9 / 127], rtol=1e-6)
     assert np.all(np.abs(small.dequantized() - table) <= small.scales[:, None] / 2 * 1.0001)
+
+
+def neighbours(items: int, keep: int, newest: int, weight: float, seed: int = 0) -> Opinion:
+    rng = np.random.default_rng(seed)
+    near = np.zeros((items, items), np.float32)
+    for row in near[::2]:  # every other item has some
+        row[rng.choice(items, keep, replace=False)] = rng.random(keep)
+    return Opinion(Neighbourhood(csr_array(near), newest).as_rounded(), weight)
+
+
+def blended_scores(model: Decoder, opinion: Opinion, feeds: dict[str, np.ndarray], bits: int) -> np.ndarray:
+    ends = feeds["length"] - 1
+    heard = opinion.neighbourhood.heard(feeds["history"], np.arange(len(ends)), ends)
+    return opinion.blended(torch.from_numpy(torch_scores(model, feeds, bits)), heard).numpy()
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("newest", [1, 3, 50])
+def test_with_neighbours_it_scores_as_the_blend_does(newest: int, bits: int) -> None:
+    model = decoder(DecoderShape.of(30, 16, 2, LENGTH))
+    opinion = neighbours(30, 5, newest, 0.6)
+    feeds = requests(30, [1, 2, LENGTH, 5, LENGTH], k=0)
+    feeds["history"][4] = [3, 3, 7, 3, 7, 7, 3, 1, 1, 3, 9, 3]  # the same items again and again count once
+    expected = blended_scores(model, opinion, feeds, bits)
+    found = session(serving_graph(model, bits, opinion)).run(["all_scores"], feeds)[0]
+    bound = {8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    assert np.all(np.abs(found - expected) <= bound)
+    assert np.abs(expected - 0.4 * torch_scores(model, feeds, bits)).max() > 1  # the neighbours do speak
+
+
+def test_with_neighbours_no_row_depends_on_another() -> None:
+    graph = session(serving_graph(decoder(DecoderShape.of(30, 16, 1, LENGTH)), 8, neighbours(30, 5, 4, 0.5)))
+    feeds = requests(30, [4, 4, 4], k=0)
+    together = graph.run(["all_scores"], feeds)[0]
+    for row in range(3):
+        alone = {name: value if name == "k" else value[row : row + 1] for name, value in feeds.items()}
+        assert np.array_equal(graph.run(["all_scores"], alone)[0][0], together[row])
+
+
+def test_neighbours_of_a_large_catalog_are_ranked_exactly() -> None:
+    items = CHUNKED_FROM + 700
+    model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
+    some = neighbours(200, 5, 50, 0.5)
+    near = some.neighbourhood.near.tocoo()
+    far = csr_array((near.data, (near.coords[0], near.coords[1] + items - 200)), shape=(items, items))
+    opinion = Opinion(Neighbourhood(far, 50), 0.5)
+    graph = session(serving_graph(model, 8, opinion))
+    feeds = requests(200, [LENGTH, 3], k=10)
+    codes, scores = graph.run(["codes", "scores"], feeds)
+    everything = graph.run(["all_scores"], feeds | {"k": np.array([0])})[0]
+    for row, excluded in zip(everything, feeds["exclude"], strict=True):
+        row[excluded[excluded > 0] - 1] = -np.inf
+    expected, best = top_k(everything, 10)
+    assert np.array_equal(codes, expected)
+    assert np.array_equal(scores, best)
+    assert (codes > items - 200).any()

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from recsys import neighbourhood
-from recsys.config import BlendConfig
 from recsys.errors import StoreError
 from recsys.histories import Histories
 from recsys.neighbourhood import FLOOR, Neighbourhood, Opinion, padded
@@ -30,7 +29,7 @@ def shop(*users: list[int], training: list[int] | None = None) -> Histories:
 
 
 def of(histories: Histories, items: int, neighbours: int = 20, newest: int = 50) -> Neighbourhood:
-    return Neighbourhood.of_training(histories, items, BlendConfig(neighbours=neighbours, newest=newest))
+    return Neighbourhood.of_training(histories, items, neighbours, newest)
 
 
 def heard(found: Neighbourhood, *histories: list[int]) -> np.ndarray:
@@ -127,3 +126,20 @@ def test_a_folder_without_neighbours_has_no_opinion_and_a_damaged_one_is_refused
     (tmp_path / "blend.json").write_text(json.dumps({"weight": 0.3, "newest": 7}))
     with pytest.raises(StoreError, match="neighbours cannot be read"):
         Opinion.load(tmp_path)
+
+
+def test_rounded_lists_say_nearly_the_same_and_rounding_again_changes_nothing():
+    rng = np.random.default_rng(0)
+    exact = of(shop(*[list(rng.permutation(30)[:9] + 1) for _ in range(60)]), 30, neighbours=4)
+    rounded = exact.as_rounded()
+    assert exact.near.nnz > 60
+    assert np.abs((exact.near - rounded.near).toarray()).max() <= exact.near.max() / 255
+    again = rounded.as_rounded()
+    assert (rounded.near != again.near).nnz == 0
+    assert rounded.rounded().items.shape == (31, 4)
+
+
+def test_items_without_neighbours_have_a_row_of_none():
+    lists = of(shop([1, 2], [3, 4]), 4).rounded()
+    assert lists.items.tolist() == [[0]] * 5
+    assert lists.levels.sum() == 0

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys import teachers
+from recsys import blending
 from recsys.config import BlendConfig, LabelsConfig
 from recsys.decoder import DecoderShape
 from recsys.histories import Cases, Histories
@@ -52,7 +52,7 @@ def test_neighbours_that_know_more_get_a_share():
     histories, cases = _shop()
     teacher = BlendedTeacher.of(_untaught(), histories, cases, BlendConfig())
     alone = ndcg_of(Scorer(teacher.model, LENGTH, "alone"), cases)
-    assert teacher.weight in teachers.WEIGHTS
+    assert teacher.weight in blending.WEIGHTS
     assert ndcg_of(teacher.scorer("blend"), cases).mean() > 2 * alone.mean()
 
 
@@ -71,12 +71,12 @@ def test_zero_neighbours_are_no_blend():
 
 def test_the_weights_are_compared_by_what_is_served_and_blocks_do_not_matter(monkeypatch):
     histories, cases = _shop()
-    model, config = _untaught(), BlendConfig(neighbours=3)
-    neighbours = Neighbourhood.of_training(histories, ITEMS, config)
-    monkeypatch.setattr(teachers, "NDCG_BLOCK", 7)
-    alone, *blended = teachers._ndcg_by_weight(model, neighbours, cases)
+    model = _untaught()
+    neighbours = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=50)
+    monkeypatch.setattr(blending, "NDCG_BLOCK", 7)
+    alone, *blended = blending.ndcg_by_weight(model, neighbours, cases)
     assert np.array_equal(alone, ndcg_of(Scorer(model, LENGTH, "alone"), cases))
-    for weight, values in zip(teachers.WEIGHTS, blended, strict=True):
+    for weight, values in zip(blending.WEIGHTS, blended, strict=True):
         assert values == pytest.approx(ndcg_of(BlendedTeacher(model, Opinion(neighbours, weight)).scorer("b"), cases))
 
 

@@ -1,0 +1,58 @@
+"""An ONNX graph as it is built: nodes and initializers, and the same file for the same calls."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 20  # the first with Gelu
+IR_VERSION = 10
+
+
+class GraphBuilder:
+    """Nodes and initializers as they are added. Names come from what was added before, so they never vary."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output and give the output's name."""
+        return self.ops(kind, *inputs, names=[name or f"{kind}_{len(self.nodes)}"], **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, names: list[str], **attributes: Any) -> list[str]:
+        """Add a node with the outputs `names`."""
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
+        return names
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer under its own name."""
+        self.constants[name] = np.ascontiguousarray(value)
+        return name
+
+    def ints(self, *values: int) -> str:
+        """An int64 vector, kept once however often it is asked for."""
+        name = "ints_" + "_".join(str(v) for v in values).replace("-", "minus")
+        return self.weight(name, np.array(values, np.int64))
+
+    def number(self, value: float | np.floating, kind: type = np.float32) -> str:
+        """A scalar, kept once however often it is asked for."""
+        return self.weight(f"{np.dtype(kind).name}_{value}", np.array(value, kind))
+
+    def serialized(self) -> bytes:
+        """The checked model; initializers by name, no time, path or version of a tool in it."""
+        whole = TensorProto.INT64
+        inputs = {"history": ["B", "L"], "length": ["B"], "exclude": ["B", "X"], "k": [1]}
+        outputs = {"codes": whole, "scores": TensorProto.FLOAT, "all_scores": TensorProto.FLOAT}
+        graph = helper.make_graph(
+            self.nodes,
+            "recommender",
+            [helper.make_tensor_value_info(name, whole, shape) for name, shape in inputs.items()],
+            [helper.make_tensor_value_info(n, kind, ["B", f"{n}_columns"]) for n, kind in outputs.items()],
+            [numpy_helper.from_array(self.constants[name], name) for name in sorted(self.constants)],
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, producer_name="recsys", opset_imports=opset, ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        return bytes(model.SerializeToString(deterministic=True))

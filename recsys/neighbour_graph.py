@@ -1,0 +1,46 @@
+"""The neighbours' part of the serving graph: what recsys.neighbourhood.Opinion adds to a decoder's scores, in ONNX."""
+
+import numpy as np
+from onnx import TensorProto
+
+from recsys.graph_builder import GraphBuilder
+from recsys.neighbourhood import FLOOR, Opinion
+
+
+def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
+    """(B, rows) (1 - w) z -> (B, rows) (1 - w) z + w log(1 + s / FLOOR), s the similarity the newest items lend.
+
+    Only the columns of neighbours are touched, at most `newest` x K of them: a large catalog costs two copies of its
+    scores and no logarithm. A missing neighbour is column 0, the padding, with similarity 0.
+    """
+    op, ints = graph.op, graph.ints
+    lists = opinion.neighbourhood.rounded()
+    asked = _asked(graph, opinion.neighbourhood.newest)
+    columns = op("Gather", graph.weight("neighbours.items", lists.items), asked)  # (B, L, K)
+    levels = op("Cast", op("Gather", graph.weight("neighbours.levels", lists.levels), asked), to=TensorProto.FLOAT)
+    scales = op("Gather", graph.weight("neighbours.scales", lists.scales), asked)
+    similar = op("Mul", levels, op("Unsqueeze", scales, ints(-1)))
+    columns = op("Cast", op("Reshape", columns, ints(0, -1)), to=TensorProto.INT64)
+    nothing = op("Expand", graph.number(0.0), op("Shape", scores))
+    heard = op("ScatterElements", nothing, columns, op("Reshape", similar, ints(0, -1)), axis=1, reduction="add")
+    # One column may stand several times among them: each time with the same sum, so that the last one written is right.
+    said = op("GatherElements", heard, columns, axis=1)
+    evidence = op("Log", op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)))
+    added = op("Mul", evidence, graph.number(np.float32(opinion.weight)))
+    blended = op("Add", op("GatherElements", scores, columns, axis=1), added)
+    return op("ScatterElements", scores, columns, blended, axis=1)
+
+
+def _asked(graph: GraphBuilder, newest: int) -> str:
+    """(B, L): the codes among the `newest` real ones of each history, each once, at its last place; 0 elsewhere."""
+    op, ints, number = graph.op, graph.ints, graph.number
+    length = op("Unsqueeze", "length", ints(1))
+    width = op("Squeeze", op("Shape", "history", start=1, end=2))
+    steps = op("Range", number(0, np.int64), width, number(1, np.int64))
+    oldest = op("Sub", length, number(newest, np.int64))
+    real = op("And", op("Less", steps, length), op("GreaterOrEqual", steps, oldest))
+    same = op("Equal", op("Unsqueeze", "history", ints(2)), op("Unsqueeze", "history", ints(1)))  # (B, L, L)
+    later = op("Greater", steps, op("Unsqueeze", steps, ints(1)))  # [i, j]: j stands after i
+    again = op("Cast", op("And", same, later), to=TensorProto.INT32)
+    once = op("Not", op("Cast", op("ReduceMax", again, ints(2), keepdims=0), to=TensorProto.BOOL))
+    return op("Where", op("And", real, once), "history", number(0, np.int64))
