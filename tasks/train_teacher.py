@@ -107,7 +107,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
         {
             **kind,
             "text": config.text.model_dump(mode="json"),
-            "blend": config.blend.model_dump(mode="json"),
+            "blend": config.blend.model_dump(mode="json", exclude={"student_neighbours"}),
             "length": length,
         },
         (ref.digest, encoder.digest()),
