@@ -16,9 +16,9 @@ up: $(VENV)/.ready
 down: $(VENV)/.ready
 	$(BIN)/recsys down
 
-# One test process and one thread a core: more of either only wait for each other.
+# One test process and one thread a core: more of either only wait for each other. Bytecode is kept: many tests start processes.
 test: $(VENV)/.ready lint
-	OMP_NUM_THREADS=1 RECSYS_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 RECSYS_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -118,3 +118,14 @@ def test_a_label_is_what_the_blend_says_of_what_the_position_sees(tmp_path):
         assert row["items"] == (best[:4] + 1).tolist()
         assert row["lse"] == pytest.approx(float(torch.logsumexp(scores, 0)), rel=1e-5)
         assert row["logp"] == pytest.approx(logp[:4].tolist(), abs=5e-3)
+
+
+def test_of_the_weights_that_prove_a_gain_the_best_is_taken(monkeypatch):
+    """The largest gain of all may be of two users only: it is passed over."""
+    histories, cases = _shop(users=100)
+    alone = np.zeros(100)
+    lucky, sure, nothing = np.r_[1.0, 1.0, np.zeros(98)], np.r_[np.full(60, 0.02), np.zeros(40)], np.zeros(100)
+    found = [alone, nothing, sure / 2, sure, lucky, nothing, nothing, nothing]
+    monkeypatch.setattr(blending, "ndcg_by_weight", lambda *_: found)
+    neighbours = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=50)
+    assert blending.opinion_for(_untaught(), neighbours, cases).weight == blending.WEIGHTS[2]
