@@ -8,6 +8,7 @@ alone can gain more than pruning loses and would pass for a free cut.
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,6 +54,7 @@ class Point:
     change: Interval  # of it relative to the float student
     chosen: bool
     reason: str  # why it was chosen, or why not
+    keep_neighbours: float = 1.0  # share of the student's neighbours kept of each item, the nearest
 
 
 @dataclass(frozen=True)
@@ -98,26 +100,27 @@ def compress(
     judge = _Judge(student, publication, recovery.validation)
     tried: list[tuple[_Candidate, Point]] = []
 
-    def try_out(candidate: _Candidate, bits: Bits) -> None:
-        tried.append((candidate, judge.point(candidate, bits)))
+    def try_out(candidate: _Candidate, bits: Bits, neighbours: float) -> None:
+        tried.append((candidate, judge.point(candidate, bits, neighbours)))
         on_point(tried[-1][1])
 
     asked = len(_grid(config))
+    shares = sorted(set(config.keep_neighbours), reverse=True) if publication.opinion else (1.0,)
     candidates = _candidates(student, recovery, config)
     made = 0
     while made < asked and not (made and enough()):
         candidate = next(candidates)
         made += 1
-        for bits in config.table_bits:
-            try_out(candidate, bits)
+        for bits, neighbours in product(config.table_bits, shares):
+            try_out(candidate, bits, neighbours)
     allowed = USED * config.max_loss
     if choice([point for _, point in tried], allowed) is None:
         allowed = config.max_loss  # few users prove little: a point without reserve is better than none
     if choice([point for _, point in tried], allowed) is None:
-        try_out(_Candidate(1.0, False, student), 32)
+        try_out(_Candidate(1.0, False, student), 32, 1.0)
     points = explained([point for _, point in tried], allowed)
     smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
-    export(smallest.student, publication, chosen.table_bits, out)
+    export(smallest.student, _fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
     return Compression(points, chosen, smallest.student, made, asked)
 
 
@@ -157,7 +160,15 @@ def _is_within(point: Point, max_loss: float) -> bool:
 
 
 def _is_untouched(point: Point) -> bool:
-    return point.keep_ffn == 1 and not point.recovered and point.table_bits == 32
+    return point.keep_ffn == point.keep_neighbours == 1 and not point.recovered and point.table_bits == 32
+
+
+def _fewer(publication: Publication, share: float) -> Publication:
+    """The publication with the nearest of the student's neighbours."""
+    opinion = publication.opinion
+    if opinion is None or share == 1:
+        return publication
+    return replace(publication, opinion=replace(opinion, neighbourhood=opinion.neighbourhood.nearest(share)))
 
 
 def _candidates(student: Student, recovery: Recovery, config: CompressConfig) -> Iterator[_Candidate]:
@@ -200,11 +211,11 @@ class _Judge:
         self.publication, self.cases = publication, cases
         self.student_ndcg = ndcg_of(Scorer(student, student.length, "student", opinion=publication.opinion), cases)
 
-    def point(self, candidate: _Candidate, bits: Bits) -> Point:
-        """The candidate with its item table in `bits` bits, not yet chosen or refused."""
+    def point(self, candidate: _Candidate, bits: Bits, neighbours: float) -> Point:
+        """The candidate with its item table in `bits` bits and a share of the neighbours, not yet chosen or refused."""
         with TemporaryDirectory() as folder:
-            manifest = export(candidate.student, self.publication, bits, Path(folder))
+            manifest = export(candidate.student, _fewer(self.publication, neighbours), bits, Path(folder))
             reached = ndcg_of(Runtime.open(Path(folder)), self.cases)
         change = paired_ratio(reached, self.student_ndcg)
         size, mean = manifest.model_bytes, float(reached.mean())
-        return Point(candidate.keep_ffn, bits, candidate.recovered, size, mean, change, False, "")
+        return Point(candidate.keep_ffn, bits, candidate.recovered, size, mean, change, False, "", neighbours)

@@ -179,6 +179,12 @@ class CompressConfig(Section):
         title="Feed-forward kept",
         description="Shares of feed-forward units kept that are tried",
     )
+    keep_neighbours: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.5),
+        min_length=1,
+        title="Neighbours kept",
+        description="Shares of the student's neighbours that are tried, the nearest of each item",
+    )
     table_bits: tuple[Literal[8, 32], ...] = Field(
         (8,), min_length=1, title="Bits of the item table", description="8: row-wise int8; 32: float"
     )

@@ -72,6 +72,13 @@ class Neighbourhood:
         """N, the items it knows."""
         return int(self.near.shape[0])
 
+    def nearest(self, share: float) -> "Neighbourhood":
+        """The nearest of each item's neighbours: `share` of the longest list, rounded up."""
+        counts = np.diff(self.near.indptr)
+        keep = int(np.ceil(share * counts.max(initial=0)))
+        row = np.repeat(np.arange(self.items), counts)
+        return Neighbourhood(_nearest(row, self.near.indices, self.near.data, self.near.shape, keep), self.newest)
+
     def rounded(self) -> "RoundedLists":
         """The lists in eight bits a similarity, as an artifact carries them."""
         counts = np.diff(self.near.indptr)

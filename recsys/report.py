@@ -149,6 +149,7 @@ def _grid_lead(story: Story) -> str:
         return f"{tried} None was chosen."
     return (
         f"{tried} Chosen: {wording.percent(chosen.keep_ffn, digits=0)} of the feed-forward units, "
+        f"{wording.percent(chosen.keep_neighbours, digits=0)} of the neighbours, "
         f"{chosen.table_bits}-bit item table, {wording.size(chosen.bytes)}, "
         f"{wording.percent(chosen.change.value, signed=True)} NDCG@10 to the float student."
     )

@@ -171,6 +171,14 @@ class Runtime(Recommender):
         """A history of raw item ids as codes; ids the model does not know are left out."""
         return self.columns.codes(item_ids)
 
+    def events(self, history: History) -> np.ndarray:
+        """Places in a history, ascending, of its known items, with `repeats: exclude` each at its first place only."""
+        places = np.flatnonzero((history >= 1) & (history <= self.items))
+        if self.card.repeats == "exclude":
+            _, first = np.unique(history[places], return_index=True)
+            places = places[np.sort(first)]
+        return places
+
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = DEFAULT_K, filters: Sequence[Filter] | None = None
     ) -> list[list[Recommendation]]:
@@ -211,11 +219,8 @@ class Runtime(Recommender):
 
     def _read(self, history: History) -> History:
         """What the model reads of a history."""
-        known = self._known(history)
-        if self.card.repeats == "exclude":
-            _, first = np.unique(known, return_index=True)
-            known = known[np.sort(first)]
-        return known[-self.card.length :]
+        read: History = history[self.events(history)[-self.card.length :]]
+        return read
 
     def _most_popular(self, barred: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes and scores (K,)."""
@@ -264,22 +269,28 @@ class PyfuncModel:
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         """A frame of item_ids, scores and sources, a list a row, for a frame with the column history.
 
-        A history is a list of item ids, oldest first. `params` may set `k`, how many items are wanted.
+        A history is a list of item ids, oldest first. `params` may set `k`, how many items are wanted, and `explain`:
+        then the column reasons holds, for each item, a list of {"item_id", "drop"} as recsys/explanation.py has them.
         DataError for another frame or a k below 1.
         """
         import pandas as pd  # only MLflow's callers need it
+
+        from recsys.explanation import reasons_by_id  # it asks the runtime, and so imports this module
 
         if "history" not in getattr(model_input, "columns", ()):
             raise DataError("the input has no column history", mend="Send one list of item ids a row, oldest first.")
         k = int((params or {}).get("k", DEFAULT_K))
         if k < 1:
             raise DataError(f"k is {k}", mend="Ask for at least one item.")
-        answers = self.runtime.recommend([_item_ids(history) for history in model_input["history"]], k)
-        columns = {
+        histories = [_item_ids(history) for history in model_input["history"]]
+        answers = self.runtime.recommend(histories, k)
+        columns: dict[str, list[Any]] = {
             "item_ids": [[item.item_id for item in answer] for answer in answers],
             "scores": [[item.score for item in answer] for answer in answers],
             "sources": [[item.source for item in answer] for answer in answers],
         }
+        if (params or {}).get("explain"):
+            columns["reasons"] = [reasons_by_id(self.runtime, history, k) for history in histories]
         return pd.DataFrame(columns, index=model_input.index)
 
 

@@ -88,6 +88,7 @@ class GridPoint:
     outcome: Literal["chosen", "larger", "refused"]  # larger: within the loss, but a smaller point is as well
     control: bool  # unpruned, with the same epochs of recovery
     reason: str
+    keep_neighbours: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class Pick:
 
     title: str
     taken: bool
+    because: str = ""  # title of the event that carried it most; empty where there is none or it was not asked
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,11 @@ class Example:
     taken: tuple[str, ...]
     artifact: tuple[Pick, ...]
     teacher: tuple[Pick, ...]
+
+    @property
+    def disagreed(self) -> bool:
+        """Whether artifact and teacher put another item first."""
+        return bool(self.artifact and self.teacher) and self.artifact[0].title != self.teacher[0].title
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ _MINUS = "\u2212"
 _NO_BREAK = "\u00a0"
 _JOINERS = "\u200c\u200d"  # kept: Persian, Indic scripts and emoji are spelt with them
 _MOST_DIGITS = 4
+_MARKS = re.compile(r"[\\`*\[\]~|]|(?<!\w)_|_(?!\w)|^[#>+-]")
+_NO_MARKS = re.compile(r"[&<]|(?<!\w)@")  # not every page takes a backslash before them; @name becomes a link
 
 
 def plain(text: str, most: int = 80) -> str:
@@ -27,6 +29,15 @@ def plain(text: str, most: int = 80) -> str:
     text = re.sub(r"\s+", " ", text[: 20 * most])
     text = "".join(_shown(character) for character in text).strip()
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def literal(text: str) -> str:
+    """A text in Markdown as it is, never obeyed: every mark of Markdown and HTML escaped.
+
+    An underscore within a word is none, as in slice_long.
+    """
+    marked = _MARKS.sub(lambda mark: f"\\{mark[0]}", text)
+    return _NO_MARKS.sub(lambda found: f"&#{ord(found[0])};", marked)
 
 
 def _shown(character: str) -> str:

@@ -47,7 +47,7 @@ def look_up(workshop: Workshop, version: int | None, approver: str, now: datetim
     if question.waits and question.run in ("", run):
         awaited_by(workshop, question, run)
         patience = int((question.until - now + GRACE).total_seconds())
-        said = f"{said}. {one.version.description}"
+        said = f"{said}. {one.version.sentence}"
         return Asked(version=one.number, state="waiting", sentence=said, patience=patience)
     if question.waits:
         said = f"{said}, and another run of promote waits for the answer already"

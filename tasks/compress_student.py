@@ -72,13 +72,16 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         validation=opened.validation_cases(),
         seed=config.search.seed,
     )
-    expected = len(config.compress.keep_ffn) * len(config.compress.table_bits) + 1
+    grid = config.compress
+    shares = len(grid.keep_neighbours) if publication.opinion else 1
+    expected = (len(grid.keep_ffn) + 1) * len(grid.table_bits) * shares
     seen: list[Point] = []
 
     def on_point(point: Point) -> None:
         seen.append(point)
         at.progress(
-            len(seen) / max(expected, len(seen)), f"{point.keep_ffn:.0%} of the feed-forward, {point.table_bits} bits"
+            len(seen) / max(expected, len(seen)),
+            f"{point.keep_ffn:.0%} of the feed-forward, {point.keep_neighbours:.0%} of the neighbours, {point.table_bits} bits",
         )
 
     loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)

@@ -6,11 +6,11 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
 from recsys.config import MonitorConfig
+from recsys.wording import literal
 from tasks.adapters.settings import Settings
 from tasks.announce import announce
 from tasks.checkup import check
 from tasks.finding import Tone, several
-from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS
 
 

@@ -7,14 +7,13 @@ from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict
 
 from recsys.config import RetentionConfig
-from recsys.wording import count, plain, size
+from recsys.wording import count, literal, plain, size
 from tasks.announce import announce
 from tasks.approval import expire_waiting
 from tasks.check_home import check_home
 from tasks.check_store import read_store
 from tasks.collect_garbage import collect_garbage
 from tasks.forget_runs import Forgotten
-from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS
 from tasks.workshop import Workshop
 

@@ -224,9 +224,9 @@ def _judgement(store: Store, version: Version) -> Judgement | None:
     try:
         manifest = store.manifest("judge", digest)
     except StoreError:
-        return Judgement(digest, decision, version.description, "")
+        return Judgement(digest, decision, version.sentence, "")
     named = (parent.rsplit(" ", 1) for parent in manifest.parents)
-    return Judgement(digest, decision, version.description, _short(manifest.config), dict(named))
+    return Judgement(digest, decision, version.sentence, _short(manifest.config), dict(named))
 
 
 def _short(config: Mapping[str, Any]) -> str:

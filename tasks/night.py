@@ -75,6 +75,11 @@ class Source(BaseModel):
             return f"what was before {self.as_of or self.until}"
         return "all events"
 
+    @property
+    def shop(self) -> str:
+        """The name of the data, as the user gave it."""
+        return Path(self.events).name if self.events else "Online Retail (built-in sample)"
+
     def events_path(self) -> Path:
         """Where the events are."""
         return Path(self.events) if self.events else sample.EVENTS

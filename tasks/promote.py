@@ -8,11 +8,12 @@ from prefect import task
 from recsys.gate import Verdict
 from tasks.adapters.ledger import Entry
 from tasks.adapters.packaging import ANSWERS
-from tasks.adapters.registry import DECISION, LATENCY, STUDENT, TEACHER, VERDICT
+from tasks.adapters.registry import LATENCY, STUDENT, TEACHER, VERDICT
 from tasks.announce import announce
 from tasks.approval import Question, close, how_to_approve, needed
 from tasks.ask_approval import ask_approval
 from tasks.incumbents import decide_teacher, start_cold
+from tasks.model_cards import student_card, teacher_card, verdict_tags
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import ArtifactRef, DatasetRef, Outcome, Refreshed, ReportsRef, TeacherRef, VerdictRef
 
@@ -36,7 +37,8 @@ def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: V
                 champion=standing,
             )
         folder = at.store.open("judge", verdict.digest)
-        _register_teacher(at, artifact.teacher, Verdict.from_json((folder / "teacher.json").read_text()))
+        told = Verdict.from_json((folder / "teacher.json").read_text())
+        _register_teacher(at, artifact.teacher, told, verdict.digest)
         decided = Verdict.from_json((folder / "verdict.json").read_text())
         return _Candidate(at, artifact, reports, verdict, decided).settle()
 
@@ -47,7 +49,7 @@ def promote_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef, verd
     with step(night, "promote", "Registering the teacher") as at:
         decided = Verdict.from_json((at.store.open("judge", verdict.digest) / "teacher.json").read_text())
         before = at.registry.aliases(TEACHER).get("champion")
-        version = _register_teacher(at, teacher.digest, decided)
+        version = _register_teacher(at, teacher.digest, decided, verdict.digest)
         champion = at.registry.aliases(TEACHER).get("champion")
         if champion == version:
             decide_teacher(at, dataset, teacher.digest)
@@ -80,7 +82,7 @@ class _Candidate:
             outcome = self._fit()
         else:
             if self.verdict.decision == "HOLD":
-                self.at.registry.set_alias(STUDENT, "challenger", self.version)
+                self._challenge()
             elif not self.judged_before:
                 self._announce_rejection()
             outcome = self._outcome(self.verdict.decision, self.verdict.sentence, self.verdict.advice)
@@ -91,24 +93,31 @@ class _Candidate:
         return outcome
 
     def _register(self, intent: str) -> int:
+        night, store = self.at.night, self.at.store
+        card = student_card(store, self.artifact.digest, self.ref.digest, night.source.shop)
+        self.at.tracking.log_text(night.run_id, card, "card.md")
         return self.at.registry.register(
             STUDENT,
-            self.at.store.open("artifact", self.artifact.digest),
+            store.open("artifact", self.artifact.digest),
             "recsys.runtime",
-            run_id=self.at.night.run_id,
+            run_id=night.run_id,
             intent=intent,
             tags={
-                DECISION: self.verdict.decision,
+                **verdict_tags(self.verdict),
                 "recsys.student": self.artifact.student,
                 "recsys.teacher": self.artifact.teacher,
                 "recsys.dataset": self.artifact.dataset,
                 VERDICT: self.ref.digest,
-                LATENCY: f"{self.at.night.config.limits.latency_ms:g}",
-                **{f"criterion.{c.name}": c.outcome for c in self.verdict.criteria},
+                LATENCY: f"{night.config.limits.latency_ms:g}",
             },
-            description=self.verdict.sentence,
+            description=card,
             example=ANSWERS,
         )
+
+    def _challenge(self) -> None:
+        """The alias challenger, unless the champion knows more: a night of the past made up for challenges nobody."""
+        if not self.standing.ahead:
+            self.at.registry.set_alias(STUDENT, "challenger", self.version)
 
     def _fit(self) -> Outcome:
         """The gate would promote it: the load test, then the ledger or a person."""
@@ -167,16 +176,21 @@ class _Candidate:
         )
 
 
-def _register_teacher(at: Step, digest: str, verdict: Verdict) -> int:
-    """Every teacher is a version; the alias champion goes to one that clears the baselines and its predecessor."""
+def _register_teacher(at: Step, digest: str, verdict: Verdict, judged: str) -> int:
+    """Every teacher is a version; the alias champion goes to one that clears the baselines and its predecessor.
+
+    `judged` is the digest of its `verdict`.
+    """
+    card = teacher_card(at.store, digest, judged, at.night.source.shop)
+    at.tracking.log_text(at.night.run_id, card, "teacher-card.md")
     version = at.registry.register(
         TEACHER,
         at.store.open("teach", digest),
         "recsys.teachers",
         run_id=at.night.run_id,
         intent=digest,
-        tags={DECISION: verdict.decision},
-        description=verdict.sentence,
+        tags=verdict_tags(verdict),
+        description=card,
     )
     if verdict.decision == "PROMOTE" and at.registry.aliases(TEACHER).get("champion") != version:
         at.registry.set_alias(TEACHER, "champion", version)

@@ -10,9 +10,10 @@ from recsys.gate import Verdict
 from tasks.adapters.chain import Record
 from tasks.adapters.ledger import Entry
 from tasks.adapters.packaging import ANSWERS
-from tasks.adapters.registry import DECISION, STUDENT, VERDICT
+from tasks.adapters.registry import STUDENT, VERDICT
 from tasks.adapters.tracking import OCCASION
 from tasks.announce import announce_if_heard
+from tasks.model_cards import student_card, verdict_tags
 from tasks.workshop import Workshop
 
 
@@ -37,7 +38,7 @@ def reregister(workshop: Workshop, digest: str) -> int:
             run_id=run_id,
             intent=f"again-{digest}-{chain.last}",
             tags=_tags(record, verdict, lineage),
-            description=verdict.sentence if verdict else "Registered again from the store; its verdict is not known.",
+            description=_card(workshop, digest, record, verdict),
             example=ANSWERS,
         )
     finally:
@@ -67,11 +68,20 @@ def _verdict(workshop: Workshop, record: Record | None) -> Verdict | None:
         return None
 
 
+def _card(workshop: Workshop, digest: str, record: Record | None, verdict: Verdict | None) -> str:
+    """Its model card; where the store no longer has what that tells of, the verdict's sentence."""
+    if record is None or verdict is None:
+        return "Registered again from the store; its verdict is not known."
+    try:
+        return student_card(workshop.store, digest, record.evidence)
+    except StoreError:
+        return verdict.sentence
+
+
 def _tags(record: Record | None, verdict: Verdict | None, lineage: Mapping[str, str]) -> Mapping[str, str]:
     tags = {f"recsys.{name}": lineage[name] for name in ("student", "teacher", "dataset") if name in lineage}
     if record is not None and verdict is not None:
-        outcomes = {f"criterion.{row.name}": row.outcome for row in verdict.criteria}
-        tags |= {DECISION: verdict.decision, VERDICT: record.evidence, **outcomes}
+        tags |= {VERDICT: record.evidence, **verdict_tags(verdict)}
     return tags
 
 

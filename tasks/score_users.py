@@ -81,7 +81,7 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
     asked = read_asked(request.users, request.columns, vault.door) if request.users else None
     workshop = Workshop.of(settings)
     version, notes = chosen_version(workshop, request.model)
-    runtime = Runtime.open(store.open("artifact", _digest(version)), threads=settings.threads)
+    runtime = Runtime.open(store.open("artifact", digest_of(version)), threads=settings.threads)
     with (
         told(request.out),
         _source(settings, store, request, runtime) as source,
@@ -126,7 +126,8 @@ def chosen_version(workshop: Workshop, model: str) -> tuple[Version, list[str]]:
     return registry.version(STUDENT, number), notes
 
 
-def _digest(version: Version) -> str:
+def digest_of(version: Version) -> str:
+    """Of a version's files in the store. RegistryError where no night has registered it."""
     if not version.digest:
         raise RegistryError(
             f"{STUDENT} version {version.number} was not registered by a night: what its files are is not known",
@@ -151,7 +152,7 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
     """Histories up to as-of. Those of a file of events lie in a temporary folder, and so do its users' names."""
     if request.events is None:
         dataset = LastNight.of(store).dataset
-        yield _Source(_past_of(store, dataset, runtime), None, dataset, ())
+        yield _Source(past_of_night(store, dataset, runtime), None, dataset, ())
         return
     with TemporaryDirectory(dir=settings.temp, prefix="score-") as temporary:
         folder = Path(temporary)
@@ -179,7 +180,8 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
         yield _Source(past_of_events(accepted, plan, runtime.item_ids), names, "", tuple(notes))
 
 
-def _past_of(store: Store, dataset: str, runtime: Runtime) -> Past:
+def past_of_night(store: Store, dataset: str, runtime: Runtime) -> Past:
+    """The histories of a dataset. ConfigError when it lacks the repeats that the model wants."""
     past = past_of_dataset(store.open("build", dataset), runtime.code_of)
     if past.repeats == "exclude" and runtime.card.repeats == "allow":
         raise ConfigError(

@@ -9,9 +9,11 @@ import numpy as np
 from recsys.dataset import Dataset
 from recsys.evaluate import ModelReport
 from recsys.events import Validation
+from recsys.explanation import explain
 from recsys.gate import Verdict
+from recsys.recommender import History
+from recsys.runtime import Runtime
 from recsys.slices import slices_of
-from recsys.statistics import mean_interval
 from recsys.story import (
     CriterionRow,
     CurvePoint,
@@ -21,9 +23,7 @@ from recsys.story import (
     FileRow,
     GridPoint,
     LineageNode,
-    ModelRow,
     Pick,
-    Role,
     SliceRow,
     StepRow,
     Story,
@@ -32,6 +32,7 @@ from recsys.story import (
 )
 from tasks.batch_scores import newest
 from tasks.bill import cost_since_promotion
+from tasks.figures import figures
 from tasks.lineage import walk
 from tasks.night import Step
 from tasks.opening import open_build, open_dataset
@@ -40,7 +41,6 @@ from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 EXAMPLES = 3
 SHOWN = 10  # titles of a list
 STEPS = ("validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote")
-ROLES: Mapping[str, Role] = {"teacher": "teacher", "student": "student", "artifact": "artifact", "champion": "champion"}
 UNITS: Mapping[str, tuple[Unit, str]] = {
     "teacher_kept": ("share", "higher"),
     "float_student": ("change", "higher"),
@@ -62,9 +62,11 @@ def story_of(
 ) -> Story:
     """Everything the report shows, read from the night's objects."""
     verdict = Verdict.from_json((at.store.open("judge", outcome.verdict.digest) / "verdict.json").read_text())
-    opened = {role: ModelReport.load(at.store.open("evaluate", ref.digest)) for role, ref in reports.by_role().items()}
+    served = Runtime.open(at.store.open(artifact.step, artifact.digest))
+    digests = {role: ref.digest for role, ref in reports.by_role().items()}
+    opened = {role: ModelReport.load(at.store.open("evaluate", digest)) for role, digest in digests.items()}
     return Story(
-        shop=at.night.source.events_path().name if at.night.source.events else "Online Retail (built-in sample)",
+        shop=at.night.source.shop,
         as_of=dataset.as_of,
         decision=outcome.decision,
         sentence=outcome.sentence,
@@ -72,7 +74,7 @@ def story_of(
         registry=_registry(outcome),
         scores=_scores(at),
         cut_short=outcome.cut_short,
-        models=tuple(_model(at, role, opened[role], reports) for role in opened),
+        models=tuple(figures(at.store, role, digest, opened[role]) for role, digest in digests.items()),
         teacher_curve=_teacher_curve(at, artifact),
         trials=tuple(_trials(at, artifact)),
         grid=tuple(_grid(at, artifact)),
@@ -83,7 +85,7 @@ def story_of(
         steps=tuple(_steps(at)),
         currency=at.night.config.cost.currency,
         cost_since_promotion=cost_since_promotion(at),
-        examples=tuple(_examples(open_dataset(at.store, dataset), opened)),
+        examples=tuple(examples_of(open_dataset(at.store, dataset), opened, served)),
         data=_data(at, accepted, dataset),
         lineage=tuple(_lineage(at, artifact)),
     )
@@ -97,31 +99,6 @@ def _scores(at: Step) -> str:
 def _registry(outcome: Outcome) -> str:
     champion = f"version {outcome.champion} is champion" if outcome.champion else "there is no champion yet"
     return f"tonight's candidate is version {outcome.version}; {champion}" if outcome.version else champion
-
-
-def _model(at: Step, role: str, report: ModelReport, reports: ReportsRef) -> ModelRow:
-    taken = at.store.measured("evaluate", reports.by_role()[role].digest)
-    values = dict(report.metrics)
-    if report.cross_entropy is not None:
-        values["cross_entropy"] = report.cross_entropy  # nats
-    return ModelRow(
-        name=role.replace("_", "-"),
-        role=ROLES.get(role, "baseline"),
-        metrics={name: _estimate(each) for name, each in values.items()},
-        coverage=report.coverage_at_10,
-        popularity=report.popularity_at_10,
-        bytes=report.bytes or None,
-        p50_ms=taken.get("p50_ms"),
-        p99_ms=taken.get("p99_ms"),
-    )
-
-
-def _estimate(values: np.ndarray) -> Estimate:
-    """Absent where a value is not finite: the gate has refused the model, and the report says so."""
-    if not np.isfinite(values).all():
-        return Estimate(None)
-    interval = mean_interval(values)
-    return Estimate(interval.value, interval.low, interval.high)
 
 
 def _teacher_curve(at: Step, artifact: ArtifactRef) -> tuple[CurvePoint, ...]:
@@ -158,6 +135,7 @@ def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
             outcome="chosen" if point["chosen"] else "larger" if within else "refused",
             control=point["keep_ffn"] == 1 and point["recovered"],
             reason=point["reason"],
+            keep_neighbours=point["keep_neighbours"],
         )
 
 
@@ -210,8 +188,8 @@ def _steps(at: Step) -> Iterator[StepRow]:
             )
 
 
-def _examples(dataset: Dataset, reports: Mapping[str, ModelReport]) -> Iterator[Example]:
-    """Test users for whom the artifact got something right, evenly spaced; else any."""
+def examples_of(dataset: Dataset, reports: Mapping[str, ModelReport], served: Runtime) -> Iterator[Example]:
+    """Test users for whom the artifact got something right, evenly spaced; else any. `served` gives its reasons."""
     cases = dataset.test_cases()
     artifact, teacher = reports["artifact"], reports["teacher"]
     right = np.flatnonzero(artifact.metrics["hr_at_10"] > 0)
@@ -221,13 +199,22 @@ def _examples(dataset: Dataset, reports: Mapping[str, ModelReport]) -> Iterator[
         yield Example(
             history=tuple(_title(dataset, code) for code in cases.histories[user][-SHOWN:]),
             taken=tuple(_title(dataset, code) for code in sorted(taken)[:SHOWN]),
-            artifact=tuple(_picks(dataset, artifact.top[user], taken)),
-            teacher=tuple(_picks(dataset, teacher.top[user], taken)),
+            artifact=tuple(_picks(dataset, artifact.top[user], taken, _causes(served, cases.histories[user]))),
+            teacher=tuple(_picks(dataset, teacher.top[user], taken, {})),
         )
 
 
-def _picks(dataset: Dataset, codes: np.ndarray, taken: set[int]) -> Iterator[Pick]:
-    return (Pick(_title(dataset, code), int(code) in taken) for code in codes[:SHOWN] if code)
+def _picks(dataset: Dataset, codes: np.ndarray, taken: set[int], causes: Mapping[int, int]) -> Iterator[Pick]:
+    for code in codes[:SHOWN]:
+        if code:
+            because = _title(dataset, causes[int(code)]) if int(code) in causes else ""
+            yield Pick(_title(dataset, code), int(code) in taken, because)
+
+
+def _causes(runtime: Runtime, history: History) -> dict[int, int]:
+    """The item of the strongest reason, by recommended item."""
+    explained = explain(runtime, history, SHOWN, reasons=1)
+    return {item.code: item.reasons[0].code for item in explained if item.reasons}
 
 
 def _title(dataset: Dataset, code: int) -> str:

@@ -11,11 +11,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from recsys.report import render
 from recsys.story import Story
-from recsys.wording import measured
+from recsys.wording import literal, measured
 from tasks.adapters.registry import STUDENT
 from tasks.bill import bill
 from tasks.last_night import HEAD
-from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 from tasks.storyteller import story_of

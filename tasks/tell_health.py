@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from recsys.config import MonitorConfig
 from recsys.health import Health, Kind
 from recsys.health_page import render
-from recsys.wording import decimal, percent, plain
+from recsys.wording import decimal, literal, percent, plain
 from tasks.announce import Happening, announce
-from tasks.markdown import literal
 from tasks.night import TASK_OPTIONS, Night, Step, step
 
 

@@ -8,8 +8,10 @@ from rich.console import Console
 from flows.cli import (
     backfill,
     backup,
+    card,
     doctor,
     down,
+    explain,
     fetch,
     fsck,
     gc,
@@ -44,6 +46,7 @@ app.command("nightly")(nightly.command)
 app.command("backfill")(backfill.command)
 app.command("validate")(validate.command)
 app.command("score")(score.command)
+app.command("explain")(explain.command)
 app.command("serve")(serve.command)
 app.command("promote")(promote.command)
 app.command("rollback")(rollback.command)
@@ -54,6 +57,7 @@ app.command("monitor")(monitor.command)
 app.command("notify")(notify.command)
 app.command("doctor")(doctor.command)
 app.command("lineage")(lineage.command)
+app.command("card")(card.command)
 app.command("up")(up.command)
 app.command("down")(down.command)
 app.command("ui")(ui.command)

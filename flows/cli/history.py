@@ -25,7 +25,7 @@ def command(
     """Every promotion, rollback and hand move, from the ledger."""
     workshop = Workshop.of(open_home(home))
     chain = workshop.ledger.chain()
-    verdicts = {version.number: version.description for version in workshop.registry.all_versions(STUDENT)}
+    verdicts = {version.number: version.sentence for version in workshop.registry.all_versions(STUDENT)}
     newest = list(reversed(chain.records))[:number]
     if as_json:
         typer.echo(json.dumps([_document(record, verdicts) for record in newest], indent=1, ensure_ascii=False))

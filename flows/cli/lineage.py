@@ -39,12 +39,14 @@ def command(
         Console(highlight=False).print(told(found))
 
 
-def numbered(workshop: Workshop, text: str) -> int:
+def numbered(workshop: Workshop, text: str, model: str = STUDENT) -> int:
     """The version that a number or an alias names. RegistryError when there is none."""
     if text.isdecimal():
         return int(text)
-    chain = workshop.ledger.chain()
-    known = {**workshop.registry.aliases(STUDENT), "champion": chain.champion, "previous": chain.previous}
+    known: dict[str, int | None] = {**workshop.registry.aliases(model)}
+    if model == STUDENT:
+        chain = workshop.ledger.chain()
+        known |= {"champion": chain.champion, "previous": chain.previous}
     number = known.get(text)
     if number is None:
         there = ", ".join(sorted(name for name, version in known.items() if version)) or "none"

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recsys.config import NightConfig
+from recsys.known import as_of_time
 from recsys.resolve import resolve
+from recsys.rows import input_files
 from tasks.adapters.settings import Settings
 from tasks.adapters.shop import Shop, parse_columns
 
@@ -36,6 +38,16 @@ AsOfOption = Annotated[
 def resolved(preset: str, overrides: list[str] | None, split: str) -> NightConfig:
     """The configuration of the night. ConfigError for a preset or knob that there is not."""
     return resolve(preset, [*(overrides or []), *([f"data.split={split}"] if split else [])])
+
+
+def refuse_early(events: str, items: str, columns: str, as_of: str) -> None:
+    """What the steps would refuse in their own words, before the seconds that Prefect and MLflow take to start."""
+    if columns:
+        parse_columns(columns)
+    if as_of:
+        as_of_time(as_of)
+    for path in filter(None, (events, items)):
+        input_files(Path(path).absolute())
 
 
 def source_of(settings: Settings, events: str, items: str, columns: str, as_of: str) -> "Source":

@@ -16,6 +16,7 @@ from flows.cli.night_options import (
     PresetOption,
     SetOption,
     SplitOption,
+    refuse_early,
     resolved,
     source_of,
 )
@@ -37,6 +38,7 @@ def command(
 ) -> None:
     """Take a shop's events to a judged, compressed student in the MLflow registry."""
     config = resolved(preset, set_, split)
+    refuse_early(events, items, columns, as_of)
     settings = make_home(home)  # before Prefect and MLflow are imported: they read their places once
 
     with made_ready(settings):

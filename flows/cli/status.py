@@ -35,7 +35,7 @@ class Standing:
 
     chain: Chain
     alias: int | None  # where MLflow's alias champion points
-    why: str  # the verdict in the champion's description
+    why: str  # the verdict on the champion, in one sentence
     gone: bool = False  # the champion's version was deleted in MLflow
 
 
@@ -73,7 +73,7 @@ def standing(settings: Settings, registry: Registry) -> Standing:
     chain, alias = ledger.chain(), registry.aliases(STUDENT).get("champion")
     if chain.champion is None:
         return Standing(chain, alias, "")
-    said = {version.number: version.description for version in registry.all_versions(STUDENT)}
+    said = {version.number: version.sentence for version in registry.all_versions(STUDENT)}
     if chain.champion not in said:
         return Standing(chain, alias, f"{ledger.gone(chain.champion)}.", gone=True)
     return Standing(chain, alias, said[chain.champion])

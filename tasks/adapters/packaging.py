@@ -19,9 +19,9 @@ class Example:
 ANSWERS = Example(
     inputs={"history": [["an item id", "a later one"]]},
     outputs={"item_ids": [["an item id"]], "scores": [[1.0]], "sources": [["model"]]},
-    params={"k": 10},
+    params={"k": 10, "explain": False},
 )
-"""What a student is asked and answers."""
+"""What a student is asked and answers; with `explain` there is a column `reasons` too."""
 
 
 def save(package: Path, folder: Path, loader_module: str, example: Example | None) -> None:

@@ -28,10 +28,14 @@ __all__ = [
     "DECISION",
     "DIGEST",
     "DUPLICATE",
+    "FAILED",
     "INTENT",
     "LATENCY",
+    "LONGEST_TEXT",
+    "SENTENCE",
     "STUDENT",
     "TEACHER",
+    "UNPROVEN",
     "VERDICT",
     "Example",
     "Registry",
@@ -44,9 +48,18 @@ INTENT = "recsys.intent"
 DIGEST = "recsys.digest"
 DUPLICATE = "recsys.duplicate_of"
 DECISION = "recsys.decision"
+SENTENCE = "recsys.sentence"
+"""Tag of a version: the verdict in one sentence. Its description is the model card."""
+FAILED, UNPROVEN = "recsys.failed", "recsys.unproven"
+"""Tags of a version: names of the gate's criteria; absent where there are none."""
 VERDICT = "recsys.verdict"
 LATENCY = "recsys.latency_ms"
 """Tag of a version: the latency budget that its verdict was given under, in ms."""
+
+LONGEST_TEXT = 5000
+"""Characters that MLflow's tables have room for in a description: sqlite takes more, PostgreSQL refuses it."""
+
+_CUT = "\n\n(The rest is cut off: MLflow keeps no longer text.)"
 
 _SHOWN = "mlflow.modelVersions"
 """Tag of a logged model from which MLflow's UI shows what it was registered as; only MLflow's server sets it."""
@@ -63,13 +76,18 @@ class Version:
     model: str
     number: int
     tags: Mapping[str, str]
-    description: str
+    description: str  # the model card; before there were cards, the verdict in one sentence
     run_id: str
 
     @property
     def digest(self) -> str:
         """Of the published files, as the store computes it; empty for a version registered by hand."""
         return self.tags.get(DIGEST, "")
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence; of a version without a card its description."""
+        return self.tags.get(SENTENCE) or self.description.strip().partition("\n")[0]
 
     @property
     def latency_ms(self) -> float:
@@ -117,6 +135,7 @@ class Registry:
 
     def create(self, model: str, source: str, tags: Mapping[str, str], description: str, **links: str) -> None:
         """Creates a version; tags[INTENT] tells whether it was, whatever became of the response."""
+        description = _fitting(description)
         for attempt in range(_ATTEMPTS):
             try:
                 self.client.create_model_version(model, source, tags=dict(tags), description=description, **links)
@@ -287,3 +306,11 @@ class Registry:
             token = page.token
             if not token:
                 return sorted(found, key=lambda v: v.number)
+
+
+def _fitting(text: str) -> str:
+    """A text that MLflow has room for, cut at the end of a line where it is too long, and saying so."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    head = text[: LONGEST_TEXT - len(_CUT)]
+    return (head.rpartition("\n")[0] or head) + _CUT

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from recsys.config import NightConfig
-from tasks.markdown import literal
+from recsys.wording import literal
 
 pytestmark = pytest.mark.timeout(1800)
 TRIALS = 20

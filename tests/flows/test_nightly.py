@@ -128,6 +128,17 @@ def test_mlflow_remembers_the_night_its_trials_and_what_it_was_made_from(home, f
     assert tags["recsys.decision"] == "PROMOTE"
     assert tags["recsys.digest"] == head(home)["artifact"]
     assert {"recsys.teacher", "recsys.student", "recsys.dataset"} <= set(tags)
+    assert not [tag for tag in tags if tag.startswith("criterion.")], "the card has them"
+    assert len(tags) <= 10
+    cards = dict(rows(database, "SELECT name, description FROM model_versions"))
+    assert cards["recsys-student"].startswith(f"PROMOTE: {tags['recsys.sentence']}\n\n### What it is\n")
+    assert "events.parquet" not in cards["recsys-student"], "a folder of files was given"
+    assert "\ndays: " in cards["recsys-student"]
+    assert "| artifact | 0." in cards["recsys-student"]
+    assert cards["recsys-teacher"].startswith("PROMOTE: ")
+    assert "Not for serving" in cards["recsys-teacher"]
+    for name in ("card.md", "teacher-card.md"):
+        assert list((home / "mlflow" / "artifacts").rglob(name)), "with the run too"
     aliases = rows(database, "SELECT name, alias, version FROM registered_model_aliases ORDER BY name")
     assert aliases == [("recsys-student", "champion", 1), ("recsys-teacher", "champion", 1)]
     metrics = {name for (name,) in rows(database, "SELECT DISTINCT key FROM metrics")}

@@ -113,6 +113,9 @@ def test_the_night_after_a_refresh_uses_the_new_teacher_and_its_labels(own_envir
     assert refreshed["is_champion"]
     workshop = Workshop.of(home.settings)
     assert workshop.registry.aliases(TEACHER)["champion"] == refreshed["champion"] == refreshed["version"]
+    new = workshop.registry.version(TEACHER, refreshed["version"])
+    assert new.sentence == refreshed["sentence"]
+    assert "| previous-teacher | 0." in new.description, "its card shows the teacher before it"
     (run,) = workshop.tracking.client.search_runs([workshop.tracking.experiment_id], "tags.`recsys.occasion` != ''")
     assert run.info.status == "FINISHED"
     assert run.data.tags["recsys.teacher_decision"] == "PROMOTE"

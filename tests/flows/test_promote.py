@@ -169,7 +169,8 @@ def test_the_night_ends_and_its_candidate_waits(prefect, workshop, night):
     assert prefect.wait(night, "COMPLETED")["name"] == "Completed"
     version = workshop.registry.version(STUDENT, 1)
     assert version.tags["recsys.decision"] == "PROMOTE"
-    assert {tag: version.tags[tag] for tag in version.tags if tag.startswith("criterion.")}
+    assert version.description.startswith(f"PROMOTE: {version.sentence}\n")
+    assert version.sentence.startswith("Fit for promotion: ")
     asked = Question.of(version)
     assert asked.waits
     assert workshop.registry.aliases(STUDENT) == {"challenger": 1}
@@ -178,6 +179,7 @@ def test_the_night_ends_and_its_candidate_waits(prefect, workshop, night):
     assert prefect.wait(asked.run, "PAUSED")["name"] == "Suspended"
     said = prefect.event("recsys.model.waiting")["sentence"]
     assert "recsys promote --version 1 --approve NAME --reason TEXT" in said
+    assert "### What it is" not in said
 
 
 @pytest.fixture(scope="module")

@@ -268,3 +268,17 @@ def test_every_point_is_judged_with_the_students_neighbours(student: Student, tm
     assert made.chosen.ndcg == pytest.approx(ndcg_of(Runtime.open(tmp_path), cases).mean())
     asked = ndcg_of(Scorer(student, LENGTH, "student", opinion=blended.opinion), cases)
     assert made.chosen.change.value == pytest.approx(made.chosen.ndcg / asked.mean() - 1, abs=1e-6)
+
+
+def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(student: Student, tmp_path: Path) -> None:
+    histories, _ = shop()
+    near = Neighbourhood.of_training(histories, ITEMS, keep=4, newest=5).as_rounded()
+    blended = replace(publication(), opinion=Opinion(near, 0.1))
+    config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(0.5, 1.0), recovery_epochs=0, max_loss=1)
+    made = compress(student, blended, recovery(), config, tmp_path)
+    assert [point.keep_neighbours for point in made.points] == [1.0, 0.5]
+    assert made.points[1].bytes < made.points[0].bytes
+    assert made.chosen.keep_neighbours == 0.5
+    assert Runtime.open(tmp_path).card.neighbours == 2
+    best = np.sort(near.near.toarray(), axis=1)[:, -2:]
+    assert np.sort(near.nearest(0.5).near.toarray(), axis=1)[:, -2:] == pytest.approx(best)

@@ -191,7 +191,7 @@ def test_equal_stories_give_equal_pages(pages):
         "✓ best",
         "no distillation",
         "On none of 1 slice is it proven more than 10 % worse than the champion.",
-        "3 points tried, 1 refused. Chosen: 25 % of the feed-forward units, 8-bit item table, 400 kB, −0.5 % NDCG@10",
+        "3 points tried, 1 refused. Chosen: 25 % of the feed-forward units, 100 % of the neighbours, 8-bit item table,",
         "−2.8 % −4.0 to −1.6 % ✗ refused its bound is too low",
         "1,000 rows in: 990 accepted, 10 quarantined (1.0 %)",
         "no user 7 time in the future 3",
@@ -271,7 +271,7 @@ def hostile():
         grid=tuple(replace(PROMOTE.grid[0], reason=text) for text in bad),
         trials=tuple(replace(PROMOTE.trials[0], state=text) for text in bad),
         steps=tuple(StepRow(text, 1.0, False) for text in bad),
-        examples=(Example(bad, bad, tuple(Pick(t, True) for t in bad), (Pick("\x00\u202e", False),)),),
+        examples=(Example(bad, bad, tuple(Pick(t, True, t) for t in bad), (Pick("\x00\u202e", False),)),),
         data=replace(PROMOTE.data, files=tuple(FileRow(t, 1, 0, 1, {t: 1}) for t in bad), notes=bad),
         lineage=tuple(LineageNode(text, text, bad) for text in bad),
     )
@@ -310,6 +310,23 @@ def test_numbers_that_are_not_finite_are_dashes():
     text = Page(html).text
     assert not re.search(r"\bnan\b", html.lower())
     assert "–" in text
+
+
+def test_an_example_says_why_and_where_teacher_and_artifact_disagree():
+    picks = (Pick("Lunch bag", True, "Candle"), Pick("Cup", False))
+    agreed = Example(("Candle",), ("Cup",), picks, (Pick("Lunch bag", True),))
+    disputed = replace(agreed, teacher=(Pick("Teapot", False), Pick("Lunch bag", True)))
+    bare = (replace(disputed, teacher=()), replace(disputed, artifact=()))
+    text = " ".join(Page(render(replace(PROMOTE, examples=(agreed, disputed, *bare)))).text.split())
+    assert text.count("because of Candle") == 3, "the fourth has no list of the artifact's"
+    assert "Because of: the event of the history without which" in text
+    assert re.findall("Teacher and artifact disagree: [^.]*", text) == [
+        "Teacher and artifact disagree: the teacher puts Teapot first, the artifact Lunch bag "
+    ]
+
+
+def test_an_example_of_before_reasons_were_kept_is_shown_without(pages):
+    assert "ecause of" not in pages["promote"]
 
 
 def test_long_lists_are_cut_and_say_so():

@@ -45,7 +45,7 @@ STORY = Story(
     slices=(SliceRow("cold", 10, "teacher", Estimate(0.0, -0.1, 0.1), "pass"),),
     slice_max_loss=0.1,
     steps=(StepRow("build", 1.5, False, 2.5, 0.5, 0.25), StepRow("teach", None, True)),
-    examples=(Example(("a",), ("b",), (Pick("b", True),), (Pick("c", False),)),),
+    examples=(Example(("a",), ("b",), (Pick("b", True, "a"),), (Pick("c", False),)),),
     data=DataFlow(
         files=(FileRow("x.csv", 10, 8, 2, {"no user": 2}), FileRow("y.csv", 5, 4, 1, {"no item": 1})),
         kept=9, duplicates=1, left_out=1, repeats=1, after_as_of=0, capped=0,
@@ -140,3 +140,10 @@ def test_a_story_of_before_costs_were_kept_is_read():
     assert older == replace(STORY, steps=(StepRow("build", 1.5, False), StepRow("teach", None, True)))
     assert older.cost is None
     assert STORY.cost == 0.25
+
+
+def test_a_story_of_before_reasons_were_kept_is_read():
+    value = json.loads(STORY.to_json())
+    for pick in (*value["examples"][0]["artifact"], *value["examples"][0]["teacher"]):
+        del pick["because"]
+    assert Story.from_json(json.dumps(value)).examples[0].artifact == (Pick("b", True),)

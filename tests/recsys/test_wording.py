@@ -14,6 +14,23 @@ def spaced(text):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        ("slice_long passes; 85.7 % kept", "slice_long passes; 85.7 % kept"),
+        ("see [this](http://elsewhere)", r"see \[this\](http://elsewhere)"),
+        ("![](http://elsewhere/seen.png)", r"!\[\](http://elsewhere/seen.png)"),
+        ("<img src=x> &amp; *all*", r"&#60;img src=x> &#38;amp; \*all\*"),
+        ("_so_ it `goes`", r"\_so\_ it \`goes\`"),
+        ("# not a title", r"\# not a title"),
+        ("a \\ b | c", r"a \\ b \| c"),
+        ("NDCG@10, ask @ada", "NDCG@10, ask &#64;ada"),
+    ],
+)
+def test_marks_of_markdown_are_escaped_and_words_left_alone(text, shown):
+    assert wording.literal(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
         ("  a \t b\nc ", "a b c"),
         ("\u202egnp.exe\u202c\u200f\u2066x\u2069", "gnp.exex"),
         ("nul\x00 bell\x07 esc\x1b[31m", "nul bell esc[31m"),

@@ -76,7 +76,8 @@ def test_everything_at_once_is_found_and_mended(workshop):
 
 
 def test_a_deleted_champion_is_registered_again_from_the_store(workshop):
-    digest = workshop.registry.version(STUDENT, 1).digest
+    before = workshop.registry.version(STUDENT, 1)
+    digest = before.digest
     workshop.registry.client.delete_model_version(STUDENT, "1")
     (line,) = fsck(workshop)
     assert "version 1 of recsys-student, the champion, was deleted in MLflow" in line.fault.what
@@ -84,7 +85,10 @@ def test_a_deleted_champion_is_registered_again_from_the_store(workshop):
     (mended,) = fsck(workshop, repair=True)
     assert mended.mended
     chain = workshop.ledger.chain().require_intact()
-    assert workshop.registry.version(STUDENT, chain.champion).digest == digest
+    again = workshop.registry.version(STUDENT, chain.champion)
+    assert again.digest == digest
+    assert again.sentence == before.sentence
+    assert again.description.startswith(f"PROMOTE: {before.sentence}\n\n### What it is"), "with a card"
     assert workshop.registry.aliases(STUDENT)["champion"] == chain.champion != 1
     assert "was deleted in MLflow" in chain.records[-1].reason
     assert fsck(workshop) == []

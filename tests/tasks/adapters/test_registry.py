@@ -12,7 +12,7 @@ from recsys.export import Publication, export
 from recsys.histories import Catalog
 from tasks.adapters.connection import RefusedError
 from tasks.adapters.manifest import digest_of_folder
-from tasks.adapters.registry import DIGEST, DUPLICATE, Example, Registry
+from tasks.adapters.registry import DIGEST, DUPLICATE, LONGEST_TEXT, SENTENCE, Example, Registry, Version
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
 
@@ -76,6 +76,38 @@ def test_a_version_is_the_files_and_what_was_said_of_them(registry, run_id, arti
     assert version.tags["decision"] == "PROMOTE"
     assert version.description == "Every criterion holds."
     assert version.run_id == run_id
+
+
+@pytest.mark.parametrize(
+    ("tags", "description", "sentence"),
+    [
+        ({SENTENCE: "It holds."}, "# A card", "It holds."),
+        ({}, "It held.", "It held."),
+        ({}, "\nBy hand.\nMore.", "By hand."),
+        ({}, "", ""),
+    ],
+)
+def test_the_verdict_is_one_sentence_also_where_there_is_no_tag_for_it(tags, description, sentence):
+    assert Version("shop", 1, tags, description, "").sentence == sentence
+
+
+@pytest.mark.parametrize("line", [100, 2 * LONGEST_TEXT])
+def test_a_description_longer_than_mlflow_has_room_for_is_cut_and_says_so(registry, line):
+    """Of lines that fit, whole ones are kept. The limit is the width of the column, which sqlite does not enforce."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+
+    assert SqlModelVersion.__table__.c.description.type.length == LONGEST_TEXT
+    text = f"{'x' * (line - 1)}\n" * (2 * LONGEST_TEXT // line)
+    registry.require("wordy")
+    registry.create("wordy", "models:/shop/1", {"recsys.intent": f"of {line}"}, text)
+    kept = registry.by_intent("wordy", f"of {line}").description
+    assert len(kept) <= LONGEST_TEXT
+    assert kept.endswith("(The rest is cut off: MLflow keeps no longer text.)")
+    head = kept.rpartition("\n\n(")[0]
+    assert text.startswith(head)
+    assert len(head) > 0.9 * LONGEST_TEXT
+    if line < LONGEST_TEXT:
+        assert text[len(head)] == "\n", "at the end of a line"
 
 
 def test_nothing_that_is_executed_is_published(registry, registered):
