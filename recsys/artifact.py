@@ -47,7 +47,7 @@ class Card:
     width: int  # D
     heads: tuple[int, ...]  # of each block
     ffn: tuple[int, ...]  # feed-forward units of each block
-    bits: Literal[8, 32]  # of the item table
+    bits: Literal[4, 8, 32]  # of the item table
     repeats: Literal["exclude", "allow"]  # whether items of a history may be recommended again
     lineage: Mapping[str, str]  # name of a parent -> its digest
     neighbours: int = 0  # K kept of each item; 0: the decoder alone

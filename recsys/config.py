@@ -185,8 +185,11 @@ class CompressConfig(Section):
         title="Neighbours kept",
         description="Shares of the student's neighbours that are tried, the nearest of each item",
     )
-    table_bits: tuple[Literal[8, 32], ...] = Field(
-        (8,), min_length=1, title="Bits of the item table", description="8: row-wise int8; 32: float"
+    table_bits: tuple[Literal[4, 8, 32], ...] = Field(
+        (8, 4),
+        min_length=1,
+        title="Bits of the item table",
+        description="4, 8: whole numbers and a scale a row; 32: float",
     )
     recovery_epochs: int = Field(
         1, ge=0, le=100, title="Recovery", description="Epochs after pruning, control included (count)"

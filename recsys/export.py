@@ -18,7 +18,7 @@ from recsys.graph import Bits, serving_graph
 from recsys.histories import Catalog
 from recsys.item_columns import ItemColumns
 from recsys.neighbourhood import Opinion
-from recsys.quantize import Int8Table
+from recsys.quantize import RowTable
 from recsys.runtime import TOLERANCE, Runtime, ServingGraph
 
 GOLDEN_REQUESTS = 6
@@ -91,10 +91,10 @@ def _card(decoder: Decoder, publication: Publication, bits: Bits) -> Card:
 
 
 def _write_weights(decoder: Decoder, bits: Bits, opinion: Opinion | None, file: Path) -> None:
-    """Every tensor under its name in the decoder; in eight bits the table is `.rows` and `.scales`. Then the neighbours."""
+    """Every tensor under its name in the decoder; a table of whole numbers is `.rows` and `.scales`. Then the neighbours."""
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in decoder.state_dict().items()}
-    if bits == 8:
-        table = Int8Table.of(tensors.pop("table.weight"))
+    if bits != 32:
+        table = RowTable.of(tensors.pop("table.weight"), bits)
         tensors |= {"table.rows": table.rows, "table.scales": table.scales}
     if opinion is not None:
         lists = opinion.neighbourhood.rounded()
@@ -156,8 +156,8 @@ def _refuse_other_scores(decoder: Decoder, graph: ServingGraph, bits: Bits, opin
 def _decoder_scores(decoder: Decoder, history: np.ndarray, bits: Bits, opinion: Opinion | None) -> np.ndarray:
     """(N,) of one history, by torch."""
     table = decoder.item_table().detach()
-    if bits == 8:
-        table = torch.from_numpy(Int8Table.of(table.cpu().numpy()).dequantized()).to(table.device)
+    if bits != 32:
+        table = torch.from_numpy(RowTable.of(table.cpu().numpy(), bits).dequantized()).to(table.device)
     decoder.eval()
     with torch.inference_mode():
         items = torch.from_numpy(history)[None]

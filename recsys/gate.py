@@ -33,8 +33,8 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     **{
         f"slice_{name}": "A group of users pays for the mean; see it in the report, and search more." for name in SLICES
     },
-    "size_ratio": "Try smaller search.widths, or 8 bits in compress.table_bits.",
-    "size_mb": "Try smaller search.widths, or 8 bits in compress.table_bits.",
+    "size_ratio": "Try smaller search.widths, or 4 bits in compress.table_bits.",
+    "size_mb": "Try smaller search.widths, or 4 bits in compress.table_bits.",
     "latency": "Try smaller search.widths or data.history_length, or a larger limits.latency_ms.",
     "coverage": "The student shows everybody the same; search more, or keep more soft labels (labels.top_k).",
     "popularity": "The student leans on popular items; search more, or keep more soft labels (labels.top_k).",

@@ -24,22 +24,22 @@ from recsys.decoder import Block, Decoder
 from recsys.graph_builder import GraphBuilder
 from recsys.neighbour_graph import with_neighbours
 from recsys.neighbourhood import Opinion
-from recsys.quantize import LEVELS, Int8Table
+from recsys.quantize import LEVELS, RowTable, packed
 
-Bits = Literal[8, 32]
+Bits = Literal[4, 8, 32]
 
 CHUNK = 256
 CHUNKED_FROM = 20_000
 """Up to so many items one TopK is as fast as two stages."""
 
-ZERO_POINT = 128
+ZERO_POINT = 128  # of a state
 TINY = np.float32(1e-30)
 
 
 def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) -> bytes:
     """The file of `decoder` with its item table in `bits` bits, and of its neighbours; equal weights, equal bytes."""
     graph = GraphBuilder()
-    table = _Int8(graph, decoder) if bits == 8 else _Float(graph, decoder)
+    table = _Float(graph, decoder) if bits == 32 else _Whole(graph, decoder, bits)
     state = _last_state(graph, decoder, table.vectors("history"))
     if opinion is None:
         scores = table.scores(state)
@@ -84,29 +84,41 @@ class _Float:
         return self.graph.op("Gemm", state, self.table, transB=1)
 
 
-class _Int8:
-    """The item table as uint8, one initializer for input and output: an `Int8Table` moved up by 128.
+class _Whole:
+    """The item table as whole numbers, one initializer for input and output: a `RowTable` moved up by its zero point.
 
-    Scores are whole-number products of uint8 states and uint8 rows, both with zero point 128. Why not the
-    usual uint8 x int8: on a CPU without VNNI, onnxruntime multiplies those pairwise into 16 bits that
-    saturate (255 * 127 * 2 > 32,767), and scores come out wrong by up to 99 % of their range. uint8 x uint8
-    is widened first and exact everywhere, for a tenth more time. A state has its own scale, so a user's
-    scores do not depend on the batch.
+    Scores are whole-number products of uint8 states and uint8 rows. Why not the usual uint8 x int8: on a CPU without
+    VNNI, onnxruntime multiplies those pairwise into 16 bits that saturate (255 * 127 * 2 > 32,767), and scores come
+    out wrong by up to 99 % of their range. uint8 x uint8 is widened first and exact everywhere, for a tenth more time.
+    A state has its own scale, so a user's scores do not depend on the batch. Four bits are two to a byte in the file;
+    onnxruntime unpacks a constant once, when it loads it, so that they cost no time a request.
     """
 
-    def __init__(self, graph: GraphBuilder, decoder: Decoder) -> None:
-        table = Int8Table.of(_array(decoder.item_table()))
-        moved = (table.rows.astype(np.int16) + ZERO_POINT).astype(np.uint8)
+    def __init__(self, graph: GraphBuilder, decoder: Decoder, bits: Literal[4, 8]) -> None:
+        table = RowTable.of(_array(decoder.item_table()), bits)
         self.graph, self.width = graph, decoder.shape.width
-        self.rows = graph.weight("table", _filled(moved, decoder.shape.items, ZERO_POINT))
+        zero = LEVELS[bits] + 1
+        moved = (table.rows.astype(np.int16) + zero).astype(np.uint8)
+        filled = _filled(moved, decoder.shape.items, zero)
+        self.rows = graph.weight("table", filled) if bits == 8 else self._unpacked(filled)
         self.scales = graph.weight("table_scales", _filled(table.scales, decoder.shape.items, 1))
-        self.zero_point = graph.number(ZERO_POINT, np.uint8)
+        self.zero_point, self.zero = graph.number(zero, np.uint8), graph.number(zero)
+        self.state_zero_point = graph.number(ZERO_POINT, np.uint8)
+
+    def _unpacked(self, rows: np.ndarray) -> str:
+        """(rows, D) uint8 from a constant of half its size."""
+        op, ints, number = self.graph.op, self.graph.ints, self.graph.number
+        both = self.graph.weight("table", packed(rows))
+        even = op("BitwiseAnd", both, number(15, np.uint8))
+        odd = op("BitShift", both, number(4, np.uint8), direction="RIGHT")
+        pairs = op("Concat", op("Unsqueeze", even, ints(-1)), op("Unsqueeze", odd, ints(-1)), axis=-1)
+        return op("Slice", op("Reshape", pairs, ints(len(rows), -1)), ints(0), ints(self.width), ints(1))
 
     def vectors(self, codes: str) -> str:
         """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""
         op, number = self.graph.op, self.graph.number
         whole = op("Cast", op("Gather", self.rows, codes), to=TensorProto.FLOAT)
-        signed = op("Sub", whole, number(ZERO_POINT))
+        signed = op("Sub", whole, self.zero)
         scales = op("Mul", op("Gather", self.scales, codes), number(np.sqrt(np.float32(self.width))))
         return op("Mul", signed, op("Unsqueeze", scales, self.graph.ints(-1)))
 
@@ -114,12 +126,12 @@ class _Int8:
         """(B, D) -> (B, rows)."""
         op, number = self.graph.op, self.graph.number
         largest = op("ReduceMax", op("Abs", state), self.graph.ints(-1))
-        scale = op("Max", op("Div", largest, number(LEVELS)), number(TINY))
+        scale = op("Max", op("Div", largest, number(LEVELS[8])), number(TINY))
         rounded = op("Add", op("Round", op("Div", state, scale)), number(ZERO_POINT))
         whole = op("Cast", rounded, to=TensorProto.UINT8)
         # onnxruntime transposes a constant once, when it loads the file: what is stored suits Gather.
         columns = op("Transpose", self.rows, perm=[1, 0])
-        product = op("MatMulInteger", whole, columns, self.zero_point, self.zero_point)
+        product = op("MatMulInteger", whole, columns, self.state_zero_point, self.zero_point)
         return op("Mul", op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), scale)
 
 

@@ -20,7 +20,7 @@ from recsys.export import Publication, export
 from recsys.graph import serving_graph
 from recsys.histories import Catalog
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.quantize import Int8Table
+from recsys.quantize import RowTable
 from recsys.runtime import TOLERANCE, Runtime
 from recsys.sequence_model import Scorer
 
@@ -189,7 +189,7 @@ def test_items_and_weights_can_be_read_without_us(artifact: Path) -> None:
         {"code": 2, "item_id": "item-2", "title": "item-2", "category": "tools", "count": 1}
     ]
     weights = load_file(artifact / "weights.safetensors")
-    table = Int8Table.of(decoder().item_table().detach().numpy())
+    table = RowTable.of(decoder().item_table().detach().numpy(), 8)
     assert np.array_equal(weights["table.rows"], table.rows)
     assert np.array_equal(weights["table.scales"], table.scales)
     assert "table.weight" not in weights

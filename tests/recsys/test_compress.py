@@ -274,7 +274,7 @@ def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(student: 
     histories, _ = shop()
     near = Neighbourhood.of_training(histories, ITEMS, keep=4, newest=5).as_rounded()
     blended = replace(publication(), opinion=Opinion(near, 0.1))
-    config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(0.5, 1.0), recovery_epochs=0, max_loss=1)
+    config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(0.5, 1.0), table_bits=(8,), recovery_epochs=0, max_loss=1)
     made = compress(student, blended, recovery(), config, tmp_path)
     assert [point.keep_neighbours for point in made.points] == [1.0, 0.5]
     assert made.points[1].bytes < made.points[0].bytes

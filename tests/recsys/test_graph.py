@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from recsys.decoder import Decoder, DecoderShape
 from recsys.graph import CHUNK, CHUNKED_FROM, serving_graph
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.quantize import Int8Table
+from recsys.quantize import RowTable, packed
 from recsys.recommender import top_k
 
 LENGTH = 12
@@ -48,8 +48,8 @@ def requests(items: int, lengths: list[int], k: int, seed: int = 0) -> dict[str,
 def torch_scores(model: Decoder, feeds: dict[str, np.ndarray], bits: int) -> np.ndarray:
     """Each request alone and unpadded, so that the graph's masks are tested against none."""
     table = model.item_table().detach()
-    if bits == 8:
-        table = torch.from_numpy(Int8Table.of(table.numpy()).dequantized())
+    if bits != 32:
+        table = torch.from_numpy(RowTable.of(table.numpy(), bits).dequantized())
     rows = []
     with torch.inference_mode():
         for history, length in zip(feeds["history"], feeds["length"], strict=True):
@@ -58,7 +58,7 @@ def torch_scores(model: Decoder, feeds: dict[str, np.ndarray], bits: int) -> np.
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 @pytest.mark.parametrize(
     "shape",
     [DecoderShape.of(30, 16, 1, LENGTH), DecoderShape.of(30, 64, 2, LENGTH), DecoderShape.of(7, 8, 3, LENGTH), PRUNED],
@@ -69,7 +69,7 @@ def test_it_scores_as_the_decoder_does(shape: DecoderShape, bits: int) -> None:
     feeds = requests(shape.items, [1, 2, LENGTH, 5], k=0)
     expected = torch_scores(model, feeds, bits)
     found = session(serving_graph(model, bits)).run(["all_scores"], feeds)[0]
-    bound = {8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    bound = {4: 1e-2, 8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
     assert found.shape == (4, shape.items)
     assert np.all(np.abs(found - expected) <= bound)
 
@@ -100,7 +100,7 @@ def test_integer_scores_are_exact_where_pairwise_int16_saturates() -> None:
 def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> None:
     model = decoder(DecoderShape.of(500, 64, 1, LENGTH))
     feeds = requests(500, [LENGTH], k=0)
-    table = Int8Table.of(model.item_table().detach().numpy())
+    table = RowTable.of(model.item_table().detach().numpy(), 8)
     with torch.inference_mode():
         state = model.states(torch.from_numpy(feeds["history"]), torch.from_numpy(table.dequantized()))[0, -1].numpy()
     scale = np.abs(state).max() / np.float32(127)
@@ -110,7 +110,7 @@ def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> Non
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 def test_a_row_depends_on_no_other_row_and_on_no_padding(bits: int) -> None:
     graph = session(serving_graph(decoder(DecoderShape.of(50, 64, 2, LENGTH)), bits))
     feeds = requests(50, [3, LENGTH, 7, 7, 1], k=0)
@@ -143,7 +143,7 @@ def test_the_causal_mask_hides_the_future() -> None:
 
 
 @pytest.mark.parametrize("items", [40, CHUNKED_FROM + 300])
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 def test_the_best_are_exact_with_ties_by_the_lower_code(items: int, bits: int) -> None:
     model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
     # Only 25 different vectors: nearly every score is shared, across chunks, too.
@@ -162,7 +162,7 @@ def test_the_best_are_exact_with_ties_by_the_lower_code(items: int, bits: int) -
         assert unasked.shape == (3, 0)
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 def test_ties_go_to_the_lower_code_though_its_chunk_is_not_the_best(bits: int) -> None:
     items = CHUNKED_FROM + 300
     model = decoder(DecoderShape.of(items, 8, 1, LENGTH))
@@ -204,7 +204,7 @@ def test_more_items_than_there_are_gives_all_of_them() -> None:
     assert np.all(np.diff(scores[0]) <= 0)
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 def test_the_file_is_one_and_the_same(bits: int) -> None:
     shape = DecoderShape.of(CHUNKED_FROM + 5, 8, 1, LENGTH)
     first, again, other = (serving_graph(decoder(shape, seed), bits) for seed in (0, 0, 1))
@@ -212,17 +212,16 @@ def test_the_file_is_one_and_the_same(bits: int) -> None:
     assert hashlib.sha256(first).digest() != hashlib.sha256(other).digest()
     model = onnx.load_from_string(first)
     names = [tensor.name for tensor in model.graph.initializer]
-    tables = [t for t in model.graph.initializer if np.prod(t.dims) >= shape.items * shape.width]
+    columns = shape.width // 2 if bits == 4 else shape.width
+    tables = [t for t in model.graph.initializer if np.prod(t.dims) >= shape.items * columns]
     assert names == sorted(names)
-    assert [list(t.dims) for t in tables] == [
-        [-(-(shape.items + 1) // CHUNK) * CHUNK, shape.width]
-    ]  # once, for both sides
+    assert [list(t.dims) for t in tables] == [[-(-(shape.items + 1) // CHUNK) * CHUNK, columns]]  # once, for both sides
     assert (model.producer_name, model.producer_version, model.doc_string) == ("recsys", "", "")
 
 
 def test_an_int8_table_is_within_half_a_step() -> None:
     table = np.array([[0, 0], [1.27, -0.635], [3e-9, 1e-9]], np.float32)
-    small = Int8Table.of(table)
+    small = RowTable.of(table, 8)
     assert small.rows.tolist() == [[0, 0], [127, -64], [127, 42]]
     np.testing.assert_allclose(small.scales, [1, 0.01, 3e-9 / 127], rtol=1e-6)
     assert np.all(np.abs(small.dequantized() - table) <= small.scales[:, None] / 2 * 1.0001)
@@ -242,7 +241,7 @@ def blended_scores(model: Decoder, opinion: Opinion, feeds: dict[str, np.ndarray
     return opinion.blended(torch.from_numpy(torch_scores(model, feeds, bits)), heard).numpy()
 
 
-@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("bits", [4, 8, 32])
 @pytest.mark.parametrize("newest", [1, 3, 50])
 def test_with_neighbours_it_scores_as_the_blend_does(newest: int, bits: int) -> None:
     model = decoder(DecoderShape.of(30, 16, 2, LENGTH))
@@ -251,7 +250,7 @@ def test_with_neighbours_it_scores_as_the_blend_does(newest: int, bits: int) -> 
     feeds["history"][4] = [3, 3, 7, 3, 7, 7, 3, 1, 1, 3, 9, 3]  # the same items again and again count once
     expected = blended_scores(model, opinion, feeds, bits)
     found = session(serving_graph(model, bits, opinion)).run(["all_scores"], feeds)[0]
-    bound = {8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    bound = {4: 1e-2, 8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
     assert np.all(np.abs(found - expected) <= bound)
     assert np.abs(expected - 0.4 * torch_scores(model, feeds, bits)).max() > 1  # the neighbours do speak
 
@@ -282,3 +281,34 @@ def test_neighbours_of_a_large_catalog_are_ranked_exactly() -> None:
     assert np.array_equal(codes, expected)
     assert np.array_equal(scores, best)
     assert (codes > items - 200).any()
+
+
+def test_four_bits_are_half_the_table_in_the_file_and_unpacked_once_when_it_is_loaded(tmp_path) -> None:
+    shape = DecoderShape.of(2_000, 32, 1, LENGTH)
+    model = decoder(shape)
+    half = len(serving_graph(model, 8)) - len(serving_graph(model, 4))
+    assert half == pytest.approx(2_001 * 32 / 2, rel=0.02)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(serving_graph(model, 4), options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert not kinds & {"BitShift", "BitwiseAnd"}
+
+
+def test_a_width_that_is_odd_is_packed_too() -> None:
+    codes = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    both = packed(codes)
+    assert both.shape == (3, 3)
+    assert np.array_equal(np.stack([both & 15, both >> 4], 2).reshape(3, -1)[:, :5], codes)
+
+
+def test_in_four_bits_the_range_of_a_row_is_searched() -> None:
+    """One large value must not cost all others their levels."""
+    rng = np.random.default_rng(0)
+    table = np.r_[np.zeros((1, 64)), rng.normal(size=(50, 64))].astype(np.float32)
+    searched = RowTable.of(table, 4)
+    scale = np.abs(table).max(1, keepdims=True).clip(1e-9) / 7
+    whole_range = np.rint(table / scale) * scale
+    assert np.abs(searched.rows).max() == 7
+    assert ((searched.dequantized() - table) ** 2).sum() < 0.9 * ((whole_range - table) ** 2).sum()
+    assert not searched.dequantized()[0].any()
