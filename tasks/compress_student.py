@@ -86,5 +86,24 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
 
     loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)
     made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time)
+    for number, point in enumerate(made.points):
+        _record(at, number, point)
     (out / "grid.json").write_bytes(canonical([asdict(point) for point in made.points]))
     return Got(made.tried, made.asked, "ways to compress")
+
+
+def _record(at: Step, number: int, point: Point) -> None:
+    """One child run a point: the whole grid can be compared in MLflow's page."""
+    run_id = at.tracking.start_child(at.night.run_id, f"point {number}", {"recsys.reason": point.reason})
+    kept = {"keep_ffn": point.keep_ffn, "keep_neighbours": point.keep_neighbours, "table_bits": point.table_bits}
+    how = {**kept, "recovered": point.recovered, "chosen": point.chosen}
+    at.tracking.log_params(run_id, {name: str(value) for name, value in how.items()})
+    measured = {
+        "bytes": point.bytes,
+        "validation_ndcg_at_10": point.ndcg,
+        "change": point.change.value,
+        "change_low": point.change.low,
+        "change_high": point.change.high,
+    }
+    at.tracking.log_metrics(run_id, measured, step=0)
+    at.tracking.finish(run_id, "FINISHED")

@@ -121,6 +121,9 @@ def test_mlflow_remembers_the_night_its_trials_and_what_it_was_made_from(home, f
     assert set(runs.values()) == {"FINISHED"}
     trials = rows(database, "SELECT value FROM tags WHERE key = 'mlflow.runName' AND value LIKE 'trial %'")
     assert sorted(trials) == [("trial 0",), ("trial 1",), ("trial 2",)]
+    chosen = rows(database, "SELECT value, count(*) FROM params WHERE key = 'chosen' GROUP BY value")
+    assert dict(chosen)["True"] == 1, "every point of the grid is a run, and one of them was chosen"
+    assert dict(chosen)["False"] >= 3
     assert rows(database, "SELECT name, version FROM model_versions ORDER BY name") == [
         ("recsys-student", 1), ("recsys-student-ledger", 1), ("recsys-teacher", 1),
     ]  # fmt: skip
