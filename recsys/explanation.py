@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
-from recsys.recommender import History
-from recsys.runtime import BATCH_SCORES, Runtime
+from recsys.artifact import Card
+from recsys.recommender import BATCH_SCORES, History
 
 REASONS = 3
 
@@ -43,6 +43,38 @@ class Explained:
         return None if reason.drop is None else reason.drop / self.drops
 
 
+class Answers(Protocol):
+    """What answered, as the runtime computes it."""
+
+    @property
+    def codes(self) -> np.ndarray:
+        """(B, K), best first, 0 where nothing is left."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(B, K)."""
+
+
+class Explainable(Protocol):
+    """The runtime, as far as it is asked here: it is what explains itself to MLflow's callers."""
+
+    card: Card
+    items: int
+    item_ids: list[str]
+
+    def serve(self, histories: Sequence[History], k: int) -> Answers:
+        """The best k items of each history."""
+
+    def scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N)."""
+
+    def events(self, history: History) -> np.ndarray:
+        """Places in the history of what the model may read."""
+
+    def codes(self, item_ids: Sequence[str]) -> History:
+        """Raw item ids as codes."""
+
+
 class NamedReason(TypedDict):
     """A reason as MLflow's callers get it."""
 
@@ -50,7 +82,7 @@ class NamedReason(TypedDict):
     drop: float | None
 
 
-def explain(runtime: Runtime, history: History, k: int, reasons: int = REASONS) -> tuple[Explained, ...]:
+def explain(runtime: Explainable, history: History, k: int, reasons: int = REASONS) -> tuple[Explained, ...]:
     """The best k items as `runtime.serve` answers them, each with at most `reasons` events of `history`, which may be empty.
 
     The drop of an event is the item's score with the whole history minus its score with that event left out, both as
@@ -74,7 +106,7 @@ def explain(runtime: Runtime, history: History, k: int, reasons: int = REASONS) 
     )
 
 
-def reasons_by_id(runtime: Runtime, item_ids: Sequence[str], k: int) -> list[list[NamedReason]]:
+def reasons_by_id(runtime: Explainable, item_ids: Sequence[str], k: int) -> list[list[NamedReason]]:
     """The reasons of each of the best k items for a history of raw item ids, in the order of the items."""
     return [
         [{"item_id": runtime.item_ids[reason.code - 1], "drop": reason.drop} for reason in item.reasons]
@@ -82,7 +114,7 @@ def reasons_by_id(runtime: Runtime, item_ids: Sequence[str], k: int) -> list[lis
     ]
 
 
-def _drops(runtime: Runtime, events: History, newest: int, codes: np.ndarray) -> np.ndarray:
+def _drops(runtime: Explainable, events: History, newest: int, codes: np.ndarray) -> np.ndarray:
     """(newest, K) float32: the scores of `codes` with all events minus those with one of the newest left out."""
     without = (np.delete(events, place) for place in range(len(events) - newest, len(events)))
     asked = [events, *without]

@@ -9,6 +9,10 @@ History = np.ndarray
 """(L,) int32 item codes from 1, oldest first. Models read the newest `length` of them; never padded by the caller."""
 
 
+BATCH_SCORES = 8_000_000
+"""Scores that are held at once, 32 MB."""
+
+
 class Recommender(ABC):
     """Anything that scores a catalog of `items` items; column j is the item with code j + 1."""
 

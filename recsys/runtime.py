@@ -14,12 +14,12 @@ import onnxruntime
 
 from recsys.artifact import CARD, GOLDEN, ITEMS, MEND, MODEL, Card, Golden, verify
 from recsys.errors import ArtifactError, DataError
+from recsys.explanation import reasons_by_id
 from recsys.item_columns import NO_CODES, Filter, ItemColumns
-from recsys.recommender import History, Recommender, top_k
+from recsys.recommender import BATCH_SCORES, History, Recommender, top_k
 
 BATCH_ROWS = 256
 BATCH_TOKENS = 8_192  # positions a call
-BATCH_SCORES = 8_000_000  # scores a call, 32 MB
 DEFAULT_K = 10
 
 TOLERANCE: Mapping[int, float] = {4: 0.01, 8: 0.01, 32: 1e-4}
@@ -274,8 +274,6 @@ class PyfuncModel:
         DataError for another frame or a k below 1.
         """
         import pandas as pd  # only MLflow's callers need it
-
-        from recsys.explanation import reasons_by_id  # it asks the runtime, and so imports this module
 
         if "history" not in getattr(model_input, "columns", ()):
             raise DataError("the input has no column history", mend="Send one list of item ids a row, oldest first.")
