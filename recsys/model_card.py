@@ -15,7 +15,19 @@ from recsys.artifact import Card
 from recsys.dataset import Build
 from recsys.story import ModelRow
 from recsys.verdict import Criterion, Verdict
-from recsys.wording import bounds, count, decimal, literal, milliseconds, moment, percent, plain, present, size, times
+from recsys.wording import (
+    bounds,
+    count,
+    decimal,
+    literal_in_registry,
+    milliseconds,
+    moment,
+    percent,
+    plain,
+    present,
+    size,
+    times,
+)
 
 FEW_USERS = 1000
 """Test users below which the card warns of wide bounds."""
@@ -84,7 +96,7 @@ class TeacherFacts:
         described, about = (json.loads((folder / name).read_text("utf-8")) for name in ("teacher.json", "about.json"))
         shape = described["shape"]
         if described["kind"] == "language_model":
-            backbone = literal(plain(Path(shape["backbone"]).name))
+            backbone = literal_in_registry(plain(Path(shape["backbone"]).name))
             words = f"{_several(shape['layers'], 'layer')} of the language model {backbone}, with LoRA of rank"
             words = f"{words} {shape['lora_rank']} and a head of width {shape['head_width']}"
         else:
@@ -228,4 +240,4 @@ def _several(number: int, what: str) -> str:
 
 
 def _shown(text: str, most: int = 80) -> str:
-    return literal(plain(text, most))
+    return literal_in_registry(plain(text, most))

@@ -16,8 +16,8 @@ _MINUS = "\u2212"
 _NO_BREAK = "\u00a0"
 _JOINERS = "\u200c\u200d"  # kept: Persian, Indic scripts and emoji are spelt with them
 _MOST_DIGITS = 4
-_MARKS = re.compile(r"[\\`*\[\]~|]|(?<!\w)_|_(?!\w)|^[#>+-]")
-_NO_MARKS = re.compile(r"[&<]|(?<!\w)@")  # not every page takes a backslash before them; @name becomes a link
+_MARKS = re.compile(r"[\\`*<\[\]&~|]|(?<!\w)_|_(?!\w)|^[#>+-]")
+_ENTITIES = re.compile(r"\\([&<])|(?<!\w)(@)")
 
 
 def plain(text: str, most: int = 80) -> str:
@@ -36,8 +36,15 @@ def literal(text: str) -> str:
 
     An underscore within a word is none, as in slice_long.
     """
-    marked = _MARKS.sub(lambda mark: f"\\{mark[0]}", text)
-    return _NO_MARKS.sub(lambda found: f"&#{ord(found[0])};", marked)
+    return _MARKS.sub(lambda mark: f"\\{mark[0]}", text)
+
+
+def literal_in_registry(text: str) -> str:
+    """The same for MLflow's page, which shows a backslash before & as it stands and makes a link of @name.
+
+    Prefect's pages in turn show entities as they stand.
+    """
+    return _ENTITIES.sub(lambda found: f"&#{ord(found[1] or found[2])};", literal(text))
 
 
 def _shown(character: str) -> str:

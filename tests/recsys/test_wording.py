@@ -25,7 +25,12 @@ def spaced(text):
     ],
 )
 def test_marks_of_markdown_are_escaped_and_words_left_alone(text, shown):
-    assert wording.literal(text) == shown
+    assert wording.literal_in_registry(text) == shown
+
+
+def test_prefects_pages_want_a_backslash_where_mlflows_wants_an_entity():
+    assert wording.literal("<img> &amp; @ada *so*") == r"\<img> \&amp; @ada \*so\*"
+    assert wording.literal_in_registry("<img> &amp; @ada *so*") == r"&#60;img> &#38;amp; &#64;ada \*so\*"
 
 
 @pytest.mark.parametrize(
