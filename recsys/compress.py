@@ -94,8 +94,9 @@ def compress(
 
     Chosen is the smallest point whose loss of NDCG@10 against the float student is, with 95 % confidence, below
     half of `config.max_loss` on validation users, or below all of it where none is below half; of equally small ones
-    the better. Where there is none it is the student as it is, its item table in float. `on_point` hears of each point as it is judged, before anything is
-    chosen. `enough` is asked before each student of the grid but the first whether to choose from those that there are.
+    the better. Where there is none it is the student as it is, its item table in float. `on_point` hears of each point
+    as it is judged, before anything is chosen. `enough` is asked before each student of the grid but the first whether
+    to choose from those that there are.
     """
     judge = _Judge(student, publication, recovery.validation)
     tried: list[tuple[_Candidate, Point]] = []

@@ -83,7 +83,7 @@ def _card(decoder: Decoder, publication: Publication, bits: Bits) -> Card:
         ffn=shape.ffn,
         bits=bits,
         repeats=publication.repeats,
-        neighbours=opinion.neighbourhood.rounded().items.shape[1] if opinion else 0,
+        neighbours=opinion.neighbourhood.kept if opinion else 0,
         newest=opinion.neighbourhood.newest if opinion else 0,
         neighbours_weight=opinion.weight if opinion else 0.0,
         lineage=dict(publication.lineage),

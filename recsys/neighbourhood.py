@@ -72,19 +72,22 @@ class Neighbourhood:
         """N, the items it knows."""
         return int(self.near.shape[0])
 
+    @property
+    def kept(self) -> int:
+        """K, the longest list."""
+        return int(np.diff(self.near.indptr).max(initial=0))
+
     def nearest(self, share: float) -> "Neighbourhood":
         """The nearest of each item's neighbours: `share` of the longest list, rounded up."""
-        counts = np.diff(self.near.indptr)
-        keep = int(np.ceil(share * counts.max(initial=0)))
-        row = np.repeat(np.arange(self.items), counts)
+        keep = int(np.ceil(share * self.kept))
+        row = np.repeat(np.arange(self.items), np.diff(self.near.indptr))
         return Neighbourhood(_nearest(row, self.near.indices, self.near.data, self.near.shape, keep), self.newest)
 
     def rounded(self) -> "RoundedLists":
         """The lists in eight bits a similarity, as an artifact carries them."""
-        counts = np.diff(self.near.indptr)
-        item = np.repeat(np.arange(self.items), counts) + 1
+        item = np.repeat(np.arange(self.items), np.diff(self.near.indptr)) + 1
         place = np.arange(len(item)) - self.near.indptr[item - 1]
-        shape = (self.items + 1, max(1, int(counts.max(initial=0))))
+        shape = (self.items + 1, max(1, self.kept))
         largest = np.zeros(shape[0], np.float32)
         np.maximum.at(largest, item, self.near.data)
         scales = np.where(largest > 0, largest / SIMILARITY_LEVELS, 1).astype(np.float32)

@@ -66,13 +66,7 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
             f"the neighbours' share is {share:.1f}"
         )
         return StudentRef.of(
-            stored,
-            width=best["width"],
-            weight=best["weight"],
-            k=best["k"],
-            trials=len(trials),
-            neighbours_weight=share,
-            cut_short=cut,
+            stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials), cut_short=cut
         )
 
 

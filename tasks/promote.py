@@ -123,7 +123,7 @@ class _Candidate:
         """The gate would promote it: the load test, then the ledger or a person."""
         taken_back = self.at.ledger.chain().withdrawn.get(self.artifact.digest)
         if taken_back is not None:
-            self.at.registry.set_alias(STUDENT, "challenger", self.version)
+            self._challenge()
             said = f"these very files were taken back before ({taken_back.sentence}), so no night promotes them again"
             again = f"If you want them back: recsys promote --version {self.version} --reason TEXT."
             return self._outcome("NO CHANGE" if self.judged_before else "HOLD", said, again)

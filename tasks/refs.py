@@ -98,7 +98,6 @@ class StudentRef(Ref):
     weight: float  # of the soft labels; 0 when the undistilled student was best
     k: int
     trials: int
-    neighbours_weight: float = 0.0  # their share in the student's mean of logits; 0 where they prove no gain
     cut_short: str = ""  # how far the search got, when the time budget ended it
 
 
