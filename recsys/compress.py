@@ -165,10 +165,12 @@ def _is_untouched(point: Point) -> bool:
 
 
 def _fewer(publication: Publication, share: float) -> Publication:
-    """The publication with the nearest of the student's neighbours."""
+    """The publication with the nearest of the student's neighbours, or none of them."""
     opinion = publication.opinion
     if opinion is None or share == 1:
         return publication
+    if share == 0:
+        return replace(publication, opinion=None)
     return replace(publication, opinion=replace(opinion, neighbourhood=opinion.neighbourhood.nearest(share)))
 
 

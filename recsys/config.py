@@ -179,11 +179,11 @@ class CompressConfig(Section):
         title="Feed-forward kept",
         description="Shares of feed-forward units kept that are tried",
     )
-    keep_neighbours: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (1.0, 0.5),
+    keep_neighbours: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (1.0, 0.5, 0.0),
         min_length=1,
         title="Neighbours kept",
-        description="Shares of the student's neighbours that are tried, the nearest of each item",
+        description="Shares of the student's neighbours that are tried, the nearest of each item; 0: none",
     )
     table_bits: tuple[Literal[4, 8, 32], ...] = Field(
         (8, 4),

@@ -22,7 +22,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 3
+VERSION = 4
 
 
 @task(name="distil", **TASK_OPTIONS)
@@ -47,7 +47,7 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
             opened = open_dataset(at.store, dataset)
             found = _search(at, opened, labels, parent, at.store.scratch(recipe))
             found.student.save(out)
-            opinion = _opinion(found.student, opened, night.config.blend)
+            opinion = _opinion(found.student, opened, night.config.blend, _weight(at, parent) if parent else None)
             if opinion:
                 opinion.save(out)
             (out / "trials.json").write_bytes(canonical([_without_seconds(trial, found) for trial in found.trials]))
@@ -57,25 +57,29 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
         stored, cut = at.make_in_time(recipe, build)
         folder = at.store.open("distil", stored.digest)
         trials = json.loads((folder / "trials.json").read_text())
-        opinion = Opinion.load(folder)
-        share = opinion.weight if opinion else 0.0
         best = next(trial for trial in trials if trial["best"])
         at.tell(
             f"best of {len(trials)}: width {best['width']}, distillation weight {best['weight']:.2f}, "
             f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}; "
-            f"the neighbours' share is {share:.1f}"
+            f"the neighbours' share is {_weight(at, stored.digest):.1f}"
         )
         return StudentRef.of(
             stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials), cut_short=cut
         )
 
 
-def _opinion(student: Student, opened: Dataset, blend: BlendConfig) -> Opinion | None:
-    """Tonight's neighbours, as the artifact will carry them, at the weight that does best on validation users."""
+def _weight(at: Step, student: str) -> float:
+    """The share of the neighbours in what an earlier student says."""
+    opinion = Opinion.load(at.store.open("distil", student))
+    return opinion.weight if opinion else 0.0
+
+
+def _opinion(student: Student, opened: Dataset, blend: BlendConfig, held: float | None) -> Opinion | None:
+    """Tonight's neighbours, as the artifact will carry them, at a weight that validation users speak for."""
     if blend.student_neighbours == 0:
         return None
     lists = Neighbourhood.of_training(opened.histories, opened.catalog.items, blend.student_neighbours, blend.newest)
-    return opinion_for(student, lists.as_rounded(), opened.validation_cases())
+    return opinion_for(student, lists.as_rounded(), opened.validation_cases(), held)
 
 
 def _search(at: Step, opened: Dataset, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:

@@ -24,7 +24,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
 
-VERSION = 3
+VERSION = 4
 DAY = 86_400
 
 

@@ -84,6 +84,11 @@ class Installation:
         found = self.api("/flow_runs/filter", {"deployments": {"name": {"any_": [name]}}})
         return {run["id"] for run in found if not run["auto_scheduled"]}
 
+    def upcoming(self, name: str) -> bool:
+        """Whether the schedule has made the next run."""
+        asked = {"deployments": {"name": {"any_": [name]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        return bool(self.api("/flow_runs/filter", asked))
+
     def history(self) -> list[dict[str, Any]]:
         """The ledger, newest first."""
         return json.loads(self.recsys("history", "--json"))

@@ -79,7 +79,9 @@ def over(installation, run: str) -> bool:
     return state["type"] == "COMPLETED"
 
 
-def test_a_deployment_says_what_it_does_and_when(page, installation):
+def test_a_deployment_says_what_it_does_and_when(page, installation, wait_until):
+    # A changed deployment has no next run until the scheduler's next round, and the page does not look again.
+    wait_until(lambda: installation.upcoming("nightly"))
     page.goto(f"{installation.prefect}/deployments")
     page.locator('a[href*="/deployments/deployment/"]').filter(has_text=re.compile("^nightly$")).click()
     for tag in ("recsys", "training"):

@@ -263,7 +263,8 @@ def test_every_point_is_judged_with_the_students_neighbours(student: Student, tm
     histories, cases = shop()
     near = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=5).as_rounded()
     blended = replace(publication(), opinion=Opinion(near, 0.4))
-    made = compress(student, blended, recovery(), CompressConfig(keep_ffn=(1.0,), recovery_epochs=0), tmp_path)
+    config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(1.0,), recovery_epochs=0)
+    made = compress(student, blended, recovery(), config, tmp_path)
     assert Runtime.open(tmp_path).card.neighbours_weight == 0.4
     assert made.chosen.ndcg == pytest.approx(ndcg_of(Runtime.open(tmp_path), cases).mean())
     asked = ndcg_of(Scorer(student, LENGTH, "student", opinion=blended.opinion), cases)
@@ -274,11 +275,16 @@ def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(student: 
     histories, _ = shop()
     near = Neighbourhood.of_training(histories, ITEMS, keep=4, newest=5).as_rounded()
     blended = replace(publication(), opinion=Opinion(near, 0.1))
-    config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(0.5, 1.0), table_bits=(8,), recovery_epochs=0, max_loss=1)
+    config = CompressConfig(
+        keep_ffn=(1.0,), keep_neighbours=(0.0, 0.5, 1.0), table_bits=(8,), recovery_epochs=0, max_loss=1
+    )
     made = compress(student, blended, recovery(), config, tmp_path)
-    assert [point.keep_neighbours for point in made.points] == [1.0, 0.5]
-    assert made.points[1].bytes < made.points[0].bytes
-    assert made.chosen.keep_neighbours == 0.5
-    assert Runtime.open(tmp_path).card.neighbours == 2
+    assert [point.keep_neighbours for point in made.points] == [1.0, 0.5, 0.0]
+    assert made.points[2].bytes < made.points[1].bytes < made.points[0].bytes
+    assert made.chosen.keep_neighbours == 0.0
+    assert Runtime.open(tmp_path).card.neighbours == 0
+    halved = config.model_copy(update={"keep_neighbours": (0.5,)})
+    compress(student, blended, recovery(), halved, tmp_path / "halved")
+    assert Runtime.open(tmp_path / "halved").card.neighbours == 2
     best = np.sort(near.near.toarray(), axis=1)[:, -2:]
     assert np.sort(near.nearest(0.5).near.toarray(), axis=1)[:, -2:] == pytest.approx(best)

@@ -19,15 +19,12 @@ from recsys.training import seeded
 ITEMS, GROUPS, LENGTH = 24, 6, 8
 
 
-def _shop(users: int = 120, length: int = 5, random: bool = False) -> tuple[Histories, Cases]:
+def _shop(users: int = 120, length: int = 5) -> tuple[Histories, Cases]:
     """A user buys within one group of four items; the last two events are held out, the first of them to validate on."""
     rng = np.random.default_rng(0)
     each = ITEMS // GROUPS
     rows = [
-        rng.permutation(ITEMS)[:length] + 1
-        if random
-        else np.append(rng.permutation(each), rng.integers(each)) + rng.integers(GROUPS) * each + 1
-        for _ in range(users)
+        np.append(rng.permutation(each), rng.integers(each)) + rng.integers(GROUPS) * each + 1 for _ in range(users)
     ]
     histories = Histories(
         tokens=np.array([f"{user:032x}" for user in range(users)], "S32"),
@@ -57,7 +54,8 @@ def test_neighbours_that_know_more_get_a_share():
 
 
 def test_neighbours_that_know_nothing_get_none_and_the_files_are_those_of_the_model(tmp_path):
-    histories, cases = _shop(users=1_000, random=True)
+    """One user is no evidence."""
+    histories, cases = _shop(users=1)
     teacher = BlendedTeacher.of(_untaught(), histories, cases, BlendConfig())
     assert teacher.weight == 0
     teacher.save(tmp_path)
@@ -120,12 +118,26 @@ def test_a_label_is_what_the_blend_says_of_what_the_position_sees(tmp_path):
         assert row["logp"] == pytest.approx(logp[:4].tolist(), abs=5e-3)
 
 
-def test_of_the_weights_that_prove_a_gain_the_best_is_taken(monkeypatch):
-    """The largest gain of all may be of two users only: it is passed over."""
+@pytest.mark.parametrize(
+    ("held", "taken"),
+    [
+        (None, 0.4),  # the best mean, be it of two users
+        (0.3, 0.3),  # not proven worse than the lucky one
+        (0.0, 0.0),  # nor is this
+        (0.2, 0.5),  # proven worse than a weight that is
+        (0.9, 0.4),  # no weight that is tried any more
+    ],
+)
+def test_the_best_weight_is_taken_unless_the_one_held_is_not_proven_worse(monkeypatch, held, taken):
     histories, cases = _shop(users=100)
-    alone = np.zeros(100)
-    lucky, sure, nothing = np.r_[1.0, 1.0, np.zeros(98)], np.r_[np.full(60, 0.02), np.zeros(40)], np.zeros(100)
-    found = [alone, nothing, sure / 2, sure, lucky, nothing, nothing, nothing]
-    monkeypatch.setattr(blending, "ndcg_by_weight", lambda *_: found)
+    lucky, sure = np.r_[1.0, 1.0, np.zeros(98)], np.full(100, 0.01)
+    found = {0.0: np.zeros(100), 0.2: -sure, 0.3: sure, 0.4: lucky}
+    if held == 0.2:
+        found[0.5] = lucky + 2 * sure
+    nothing = np.full(100, -0.1)
+    monkeypatch.setattr(
+        blending, "ndcg_by_weight", lambda *_: [found.get(weight, nothing) for weight in (0.0, *blending.WEIGHTS)]
+    )
     neighbours = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=50)
-    assert blending.opinion_for(_untaught(), neighbours, cases).weight == blending.WEIGHTS[2]
+    opinion = blending.opinion_for(_untaught(), neighbours, cases, held)
+    assert (opinion.weight if opinion else 0.0) == taken
