@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from recsys.decoder import DecoderShape
 from recsys.graph import Bits, serving_graph
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.runtime import ServingGraph
+from recsys.serving_graph import ServingGraph
 from recsys.student import Student
 
 LENGTH, WIDTH, KEPT, K = 50, 64, 10, 10

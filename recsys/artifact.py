@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -53,6 +53,7 @@ class Card:
     neighbours: int = 0  # K kept of each item; 0: the decoder alone
     newest: int = 0  # newest items of a history whose neighbours are asked
     neighbours_weight: float = 0.0  # share of the neighbours in the mean of logits
+    text: Mapping[str, str] = field(default_factory=dict)  # what read the texts of `text.*` in the weights; empty: none
 
     @property
     def blocks(self) -> int:

@@ -51,7 +51,15 @@ def read_catalog(path: Path | None) -> pa.Table:
 
 def load_catalog(path: Path) -> Catalog:
     """A catalog.parquet in memory."""
-    table = read_catalog(path)
+    return _catalog(read_catalog(path))
+
+
+def load_items(path: Path) -> Catalog:
+    """The items.parquet of a validated file of items, in memory; codes are its rows, not those of any model."""
+    return _catalog(_read_items(path))
+
+
+def _catalog(table: pa.Table) -> Catalog:
     return Catalog(*(table[name].to_pylist() for name in ("item_id", *_TEXTS)))
 
 

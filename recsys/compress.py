@@ -2,29 +2,27 @@
 
 Every point is judged as it would be served, by the runtime on its exported files, on the validation users. A
 pruned student is trained a little more to recover; so is an unpruned one, the control, because those epochs
-alone can gain more than pruning loses and would pass for a free cut.
+alone can gain more than pruning loses and would pass for a free cut. Formulas and measurements: docs/compression.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from recsys.config import CompressConfig
+from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
 from recsys.graph import Bits
-from recsys.histories import Cases, Histories
+from recsys.histories import Cases
 from recsys.prune import importance, pruned
+from recsys.recovery import Recovered, Recoverer, Recovery
 from recsys.runtime import Runtime
-from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
+from recsys.sequence_model import Scorer, ndcg_of
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
 from recsys.student import Student
-from recsys.training import Objective, Schedule, device, fit, never
-
-RECOVERY_RATE = 0.25
-"""Of the peak learning rate of the student's own training."""
+from recsys.training import never
 
 USED = 0.5
 """Share of the loss allowed that a point may use on validation. The chosen point is the luckiest of several there, and
@@ -32,14 +30,17 @@ the gate asks for its proof on other users: what is left is for both."""
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """What a pruned student is trained on again, and what every point is judged on."""
+class Cut:
+    """What is done to a student before its table is rounded."""
 
-    histories: Histories
-    objective: Objective  # the loss the student was distilled with
-    learning_rate: float  # the peak of the student's own training
-    validation: Cases
-    seed: int
+    keep_ffn: float  # share of the feed-forward units kept
+    keep_heads: float  # share of the attention heads kept
+    recovers: bool  # whether it is trained a little more, after pruning or, where nothing goes, as the control
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything goes."""
+        return self.keep_ffn < 1 or self.keep_heads < 1
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class Point:
 
     keep_ffn: float  # share of the feed-forward units kept
     table_bits: Bits
-    recovered: bool  # trained a little more, after pruning or, at keep_ffn 1, as the control
+    recovery: Recovered  # after pruning or, where all is kept, as the control: the one better on validation
     bytes: int  # of model.onnx
     ndcg: float  # mean NDCG@10 by the runtime
     change: Interval  # of it relative to the float student
     chosen: bool
     reason: str  # why it was chosen, or why not
     keep_neighbours: float = 1.0  # share of the student's neighbours kept of each item, the nearest
+    keep_heads: float = 1.0  # share of the attention heads kept
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Compression:
 class _Candidate:
     """A student before quantization."""
 
-    keep_ffn: float
-    recovered: bool
+    cut: Cut
+    recovery: Recovered
     student: Student
 
 
@@ -105,11 +107,11 @@ def compress(
         tried.append((candidate, judge.point(candidate, bits, neighbours)))
         on_point(tried[-1][1])
 
-    asked = len(_grid(config))
+    cuts = grid(config, student.shape)
     shares = sorted(set(config.keep_neighbours), reverse=True) if publication.opinion else (1.0,)
-    candidates = _candidates(student, recovery, config)
+    candidates = _candidates(student, cuts, recovery, config.recovery_epochs, enough)
     made = 0
-    while made < asked and not (made and enough()):
+    while made < len(cuts) and not (made and enough()):
         candidate = next(candidates)
         made += 1
         for bits, neighbours in product(config.table_bits, shares):
@@ -118,11 +120,11 @@ def compress(
     if choice([point for _, point in tried], allowed) is None:
         allowed = config.max_loss  # few users prove little: a point without reserve is better than none
     if choice([point for _, point in tried], allowed) is None:
-        try_out(_Candidate(1.0, False, student), 32, 1.0)
+        try_out(_Candidate(Cut(1.0, 1.0, False), "", student), 32, 1.0)
     points = explained([point for _, point in tried], allowed)
     smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
-    export(smallest.student, _fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
-    return Compression(points, chosen, smallest.student, made, asked)
+    export(smallest.student, fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
+    return Compression(points, chosen, smallest.student, made, len(cuts))
 
 
 def choice(points: Sequence[Point], max_loss: float) -> int | None:
@@ -161,10 +163,11 @@ def _is_within(point: Point, max_loss: float) -> bool:
 
 
 def _is_untouched(point: Point) -> bool:
-    return point.keep_ffn == point.keep_neighbours == 1 and not point.recovered and point.table_bits == 32
+    whole = point.keep_ffn == point.keep_heads == point.keep_neighbours == 1
+    return whole and not point.recovery and point.table_bits == 32
 
 
-def _fewer(publication: Publication, share: float) -> Publication:
+def fewer(publication: Publication, share: float) -> Publication:
     """The publication with the nearest of the student's neighbours, or none of them."""
     opinion = publication.opinion
     if opinion is None or share == 1:
@@ -174,37 +177,32 @@ def _fewer(publication: Publication, share: float) -> Publication:
     return replace(publication, opinion=replace(opinion, neighbourhood=opinion.neighbourhood.nearest(share)))
 
 
-def _candidates(student: Student, recovery: Recovery, config: CompressConfig) -> Iterator[_Candidate]:
-    """The students of the grid, made one by one."""
-    scores = None
-    for share, recovers in _grid(config):
-        smaller = student
-        if share < 1:
-            if scores is None:
-                scores = importance(student, recovery.histories, recovery.objective, recovery.seed)
-            smaller = pruned(student, scores, share)
-        elif recovers:
-            smaller = deepcopy(student)
-        yield _Candidate(
-            share, recovers, _recovered(smaller, recovery, config.recovery_epochs) if recovers else smaller
-        )
+def grid(config: CompressConfig, shape: DecoderShape) -> list[Cut]:
+    """The student as it is, the control, then pruned: to each share of units, then of heads beside the fewest units.
 
-
-def _grid(config: CompressConfig) -> list[tuple[float, bool]]:
-    """Share kept and whether it is trained on: the student as it is, then the control, then pruned to each share."""
-    shares = sorted({share for share in config.keep_ffn if share < 1}, reverse=True)
+    Heads are pruned only where a block has more than one.
+    """
     recovers = config.recovery_epochs > 0
-    control = [(1.0, True)] if shares and recovers else []
-    return [*([(1.0, False)] if 1 in config.keep_ffn else []), *control, *((share, recovers) for share in shares)]
+    heads = set(config.keep_heads) if max(shape.heads) > 1 else {1.0}
+    shares = [(units, 1.0) for units in sorted(set(config.keep_ffn), reverse=True)] if 1 in heads else []
+    shares += [(min(config.keep_ffn), share) for share in sorted(heads - {1.0}, reverse=True)]
+    cuts = [Cut(*share, recovers) for share in shares if share != (1, 1)]
+    control = [Cut(1.0, 1.0, True)] if cuts and recovers else []
+    return [*([Cut(1.0, 1.0, False)] if (1, 1) in shares else []), *control, *cuts]
 
 
-def _recovered(student: Student, recovery: Recovery, epochs: int) -> Student:
-    """The student, trained on in place."""
-    student.to(device())
-    schedule = Schedule(epochs, RECOVERY_RATE * recovery.learning_rate, recovery.seed)
-    validate = ranking_validator(student, recovery.validation)
-    fit(student, recovery.histories, student.length, schedule, recovery.objective, validate)
-    return student.cpu()
+def _candidates(
+    student: Student, cuts: Sequence[Cut], recovery: Recovery, epochs: int, enough: Callable[[], bool]
+) -> Iterator[_Candidate]:
+    """The students of the grid, made one by one."""
+    recover = Recoverer(recovery, epochs, student)
+    scores = None
+    for cut in cuts:
+        smaller = student
+        if cut.prunes:
+            scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
+            smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads)
+        yield _Candidate(cut, *recover(smaller, enough)) if cut.recovers else _Candidate(cut, "", smaller)
 
 
 class _Judge:
@@ -217,8 +215,9 @@ class _Judge:
     def point(self, candidate: _Candidate, bits: Bits, neighbours: float) -> Point:
         """The candidate with its item table in `bits` bits and a share of the neighbours, not yet chosen or refused."""
         with TemporaryDirectory() as folder:
-            manifest = export(candidate.student, _fewer(self.publication, neighbours), bits, Path(folder))
+            manifest = export(candidate.student, fewer(self.publication, neighbours), bits, Path(folder))
             reached = ndcg_of(Runtime.open(Path(folder)), self.cases)
         change = paired_ratio(reached, self.student_ndcg)
         size, mean = manifest.model_bytes, float(reached.mean())
-        return Point(candidate.keep_ffn, bits, candidate.recovered, size, mean, change, False, "", neighbours)
+        cut = candidate.cut
+        return Point(cut.keep_ffn, bits, candidate.recovery, size, mean, change, False, "", neighbours, cut.keep_heads)

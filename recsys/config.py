@@ -1,6 +1,6 @@
 """Every knob, on one page. Imports only pydantic. Defaults are production values.
 
-A section is a group of at most six knobs, frozen so that it can be part of a key, closed so that a typo is an error.
+A section is a group of at most seven knobs, frozen so that it can be part of a key, closed so that a typo is an error.
 The sections are the arguments of the nightly flow, and so the form in the Prefect UI.
 """
 
@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+SoftLossName = Literal["topk_tail", "topk_catalogue", "sampled", "rrd", "hard_label"]
+"""The losses of recsys/soft_losses.py."""
 
 
 class Section(BaseModel):
@@ -167,6 +170,12 @@ class SearchConfig(Section):
     epochs: int = Field(15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)")
     learning_rate: float = Field(3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
     dropout: float = Field(0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
+    loss: SoftLossName = Field(
+        "topk_tail",
+        title="Loss",
+        description="topk_tail: KL, the rest as one bucket; topk_catalogue: cross-entropy with the scaled top K; "
+        "sampled: with draws from it; rrd: order of the top K; hard_label: the first rank alone",
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Of the sampler and of every trial")
 
 
@@ -178,6 +187,12 @@ class CompressConfig(Section):
         min_length=1,
         title="Feed-forward kept",
         description="Shares of feed-forward units kept that are tried",
+    )
+    keep_heads: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.5),
+        min_length=1,
+        title="Heads kept",
+        description="Shares of attention heads kept that are tried, below 1 beside the fewest feed-forward units only",
     )
     keep_neighbours: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (1.0, 0.5, 0.0),
@@ -225,6 +240,13 @@ class GateConfig(Section):
     )
     slice_loss: float = Field(
         0.10, ge=0, le=1, title="Loss of a slice", description="Relative loss no slice may be proven to exceed (guard)"
+    )
+    unseen_retention: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Unseen items",
+        description="Share of the teacher's HR@10 on items without training events to be kept (guard); 0: not asked",
     )
 
 

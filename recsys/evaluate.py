@@ -43,6 +43,7 @@ class ModelReport:
     bytes: int  # of the model's files
     history_lengths: np.ndarray  # (C,) int64
     tail_share: np.ndarray  # (C,) share of a user's targets outside the head
+    unseen_hit_at_10: np.ndarray  # (C,) 1 where a target without training events is in the first ten; NaN without one
     as_of: int  # seconds UTC
     catalog_items: int
 
@@ -63,6 +64,7 @@ class ModelReport:
             "token": pa.array([token.decode() for token in self.users], pa.string()),
             "history_length": pa.array(self.history_lengths, pa.int64()),
             "tail_share": pa.array(self.tail_share, pa.float64()),
+            "unseen_hit_at_10": pa.array(self.unseen_hit_at_10, pa.float64()),
             "top": pa.FixedSizeListArray.from_arrays(pa.array(self.top.ravel(), pa.int32()), self.top.shape[1]),
         }
         if self.cross_entropy is not None:
@@ -92,7 +94,7 @@ class ModelReport:
         table = pq.read_table(folder / "users.parquet", page_checksum_verification=True)
         column = {name: table[name].combine_chunks() for name in table.column_names}
         width = column["top"].type.list_size
-        entropy = column.get("cross_entropy")
+        entropy, unseen = column.get("cross_entropy"), column.get("unseen_hit_at_10")
         return cls(
             model=summary["model"],
             users=np.array(column["token"].to_pylist(), "S32"),
@@ -104,6 +106,7 @@ class ModelReport:
             bytes=summary["bytes"],
             history_lengths=column["history_length"].to_numpy(),
             tail_share=column["tail_share"].to_numpy(),
+            unseen_hit_at_10=unseen.to_numpy() if unseen else np.full(len(table), np.nan),  # of before there were any
             as_of=summary["as_of"],
             catalog_items=summary["catalog_items"],
         )
@@ -158,9 +161,22 @@ def evaluate(
         bytes=bytes,
         history_lengths=np.array([len(history) for history in cases.histories], np.int64),
         tail_share=np.array([1 - head[targets - 1].mean() for targets in cases.targets]),
+        unseen_hit_at_10=unseen_hits(first_ten, cases.targets, counts),
         as_of=dataset.build.as_of,
         catalog_items=catalog_items,
     )
+
+
+def unseen_hits(lists: np.ndarray, targets: Sequence[np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """(C,) of lists (C, K): 1 where one of the user's targets without training events is listed, 0 where none is.
+
+    NaN for a user without such a target. Each stands in a ranking of the whole catalog: seen items compete with it.
+    """
+    unseen = [codes[counts[codes - 1] == 0] for codes in targets]
+    hits = [
+        float(np.isin(row, codes).any()) if len(codes) else np.nan for row, codes in zip(lists, unseen, strict=True)
+    ]
+    return np.array(hits)
 
 
 def relative_popularity(counts: np.ndarray, shown: np.ndarray) -> float:

@@ -18,8 +18,10 @@ from recsys.graph import Bits, serving_graph
 from recsys.histories import Catalog
 from recsys.item_columns import ItemColumns
 from recsys.neighbourhood import Opinion
-from recsys.quantize import RowTable
-from recsys.runtime import TOLERANCE, Runtime, ServingGraph
+from recsys.quantize import RowTable, rounded
+from recsys.runtime import TOLERANCE, Runtime
+from recsys.serving_graph import ServingGraph
+from recsys.text_map import TextMap
 
 GOLDEN_REQUESTS = 6
 GOLDEN_K = 10
@@ -44,6 +46,7 @@ class Publication:
     repeats: Literal["exclude", "allow"]
     lineage: Mapping[str, str]  # name of a parent -> its digest
     opinion: Opinion | None = None  # the student's neighbours
+    text_map: TextMap | None = None  # how a text becomes a row of the item table
 
 
 def export(decoder: Decoder, publication: Publication, bits: Bits, out: Path) -> Manifest:
@@ -61,12 +64,12 @@ def export(decoder: Decoder, publication: Publication, bits: Bits, out: Path) ->
     opinion = publication.opinion
     model = serving_graph(decoder, bits, opinion)
     graph = ServingGraph(model)
-    _refuse_other_scores(decoder, graph, bits, opinion)
+    _refuse_other_scores(rounded(decoder, bits), graph, bits, opinion)
     card = _card(decoder, publication, bits)
     items = ItemColumns(publication.catalog.item_ids, publication.counts)
     out.mkdir(parents=True, exist_ok=True)
     (out / MODEL).write_bytes(model)
-    _write_weights(decoder, bits, opinion, out / WEIGHTS)
+    _write_weights(decoder, bits, publication, out / WEIGHTS)
     _write_items(publication, out / ITEMS)
     (out / CARD).write_bytes(card.to_bytes())
     (out / GOLDEN).write_bytes(_golden(Runtime(graph, card, items)).to_bytes())
@@ -86,18 +89,24 @@ def _card(decoder: Decoder, publication: Publication, bits: Bits) -> Card:
         neighbours=opinion.neighbourhood.kept if opinion else 0,
         newest=opinion.neighbourhood.newest if opinion else 0,
         neighbours_weight=opinion.weight if opinion else 0.0,
+        text=dict(publication.text_map.reader) if publication.text_map else {},
         lineage=dict(publication.lineage),
     )
 
 
-def _write_weights(decoder: Decoder, bits: Bits, opinion: Opinion | None, file: Path) -> None:
-    """Every tensor under its name in the decoder; a table of whole numbers is `.rows` and `.scales`. Then the neighbours."""
+def _write_weights(decoder: Decoder, bits: Bits, publication: Publication, file: Path) -> None:
+    """Every tensor under its name in the decoder; a table of whole numbers is `.rows` and `.scales`.
+
+    Then the neighbours, and the map from a text to a row.
+    """
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in decoder.state_dict().items()}
     if bits != 32:
         table = RowTable.of(tensors.pop("table.weight"), bits)
         tensors |= {"table.rows": table.rows, "table.scales": table.scales}
-    if opinion is not None:
-        lists = opinion.neighbourhood.rounded()
+    if publication.text_map is not None:
+        tensors |= publication.text_map.tensors()
+    if publication.opinion is not None:
+        lists = publication.opinion.neighbourhood.rounded()
         tensors |= {
             "neighbours.items": lists.items,
             "neighbours.levels": lists.levels,

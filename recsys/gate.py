@@ -6,7 +6,7 @@ does not clear the margin. Bounds are one-sided, 95 %, by the paired bootstrap o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     **{
         f"slice_{name}": "A group of users pays for the mean; see it in the report, and search more." for name in SLICES
     },
+    "unseen_items": "Items get their first row from their text: give them titles, or search more (search.trials).",
     "size_ratio": "Try smaller search.widths, or 4 bits in compress.table_bits.",
     "size_mb": "Try smaller search.widths, or 4 bits in compress.table_bits.",
     "latency": "Try smaller search.widths or data.history_length, or a larger limits.latency_ms.",
@@ -81,6 +82,7 @@ def judge(evidence: Evidence, gate: GateConfig, limits: LimitsConfig) -> Verdict
     criteria = _conditions(evidence.reports, gate.min_users, {"latency": evidence.latency_p99_ms})
     if all(condition.outcome == "pass" for condition in criteria):
         criteria += _quality(evidence, gate, "proof" if limits.strict else "guard")
+        criteria += _unseen_items(evidence.artifact, evidence.teacher, gate.unseen_retention)
         criteria += _costs(evidence, limits) + _breadth(evidence.artifact, evidence.teacher, limits)
     return decide(criteria, _STUDENT_ADVICE)
 
@@ -235,6 +237,21 @@ def _slice(test: SliceTest, kind: Kind, peer: str, loss: float) -> Criterion:
         f"{_signed(test.change.value)} NDCG@10 against the {peer}, "
         f"{found} {_signed(-loss)}",
     )
+
+
+def _unseen_items(artifact: ModelReport, teacher: ModelReport, asked: float) -> list[Criterion]:
+    """Whether users who went on to items without training events are served as by the teacher, where that is asked."""
+    users = np.isfinite(artifact.unseen_hit_at_10) & np.isfinite(teacher.unseen_hit_at_10)
+    count = int(users.sum())
+    if not asked:
+        return []
+    if count < MIN_USERS:
+        said = f"{count} users took items without training events, too few to be compared ({MIN_USERS} asked)"
+        return [replace(Criterion.fact("unseen_items", count, MIN_USERS, True, said), proven=False)]
+    change = paired_ratio(artifact.unseen_hit_at_10[users], teacher.unseen_hit_at_10[users])
+    kept = Interval(1 + change.value, 1 + change.low, 1 + change.high)
+    said = f"keeps {_percent(kept.value)} of the teacher's HR@10 on items without training events, of {count} users"
+    return [_estimated("unseen_items", "guard", kept, Margin(asked), (said, _percent))]
 
 
 def _costs(evidence: Evidence, limits: LimitsConfig) -> list[Criterion]:

@@ -8,10 +8,11 @@
     codes      (B, K) int64  best first, ties by the lower code; 0 where nothing is left
     scores     (B, K) float  -inf where nothing is left
     all_scores (B, N) float  column j is code j + 1; has no column while k > 0, so that nobody pays for it
+    state      (B, D) float  the product with an item's row is its score: how items are ranked that came later
 
 Built rather than exported because a library export computes the last block for every position and ships the
 tied item table twice, and library quantizers leave that table alone or slow it down. Why scores are
-uint8 x uint8: docs/decisions/0005-integer-scoring.md.
+uint8 x uint8: docs/decisions/0005-integer-scoring.md. What is rounded to how many bits: docs/compression.md.
 """
 
 from typing import Any, Literal, cast
@@ -24,7 +25,7 @@ from recsys.decoder import Block, Decoder
 from recsys.graph_builder import GraphBuilder
 from recsys.neighbour_graph import with_neighbours
 from recsys.neighbourhood import Opinion
-from recsys.quantize import LEVELS, RowTable, packed
+from recsys.quantize import LEVELS, RowTable, packed, rounded
 
 Bits = Literal[4, 8, 32]
 
@@ -37,15 +38,18 @@ TINY = np.float32(1e-30)
 
 
 def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) -> bytes:
-    """The file of `decoder` with its item table in `bits` bits, and of its neighbours; equal weights, equal bytes."""
+    """The file of `decoder` with its item table in `bits` bits, and of its neighbours; equal weights, equal bytes.
+
+    Unless `bits` is 32 its linears and positions are in eight: the file computes with those of `rounded`.
+    """
     graph = GraphBuilder()
     table = _Float(graph, decoder) if bits == 32 else _Whole(graph, decoder, bits)
-    state = _last_state(graph, decoder, table.vectors("history"))
-    if opinion is None:
-        scores = table.scores(state)
-    else:
-        share = graph.number(np.float32(1 - opinion.weight))
-        scores = with_neighbours(graph, opinion, table.scores(graph.op("Mul", state, share)))
+    state = _last_state(graph, rounded(decoder, bits), table.vectors("history"), bits)
+    if opinion is not None:
+        state = graph.op("Mul", state, graph.number(np.float32(1 - opinion.weight)))
+    scores = table.scores(graph.op("Identity", state, name="state"))
+    if opinion is not None:
+        scores = with_neighbours(graph, opinion, scores)
     _all_scores(graph, decoder.shape.items, scores)
     _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores)
     return graph.serialized()
@@ -53,6 +57,19 @@ def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _constant(graph: GraphBuilder, name: str, rows: np.ndarray, bits: Bits, transposed: bool = False) -> str:
+    """`rows` (R, C), or their transpose, as float32. Unless `bits` is 32 the file holds eight bits and a scale a row.
+
+    onnxruntime computes what follows from constants alone once, when it loads the file: a request finds floats.
+    """
+    if bits == 32:
+        return graph.weight(name, rows.T if transposed else rows)
+    small = RowTable.of(rows, 8)
+    whole, scales = (small.rows.T, small.scales) if transposed else (small.rows, small.scales[:, None])
+    levels = graph.op("Cast", graph.weight(name, whole), to=TensorProto.FLOAT)
+    return graph.op("Mul", levels, graph.weight(f"{name}.scales", scales))
 
 
 def _table_rows(items: int) -> int:
@@ -135,20 +152,20 @@ class _Whole:
         return op("Mul", op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), scale)
 
 
-def _last_state(graph: GraphBuilder, decoder: Decoder, vectors: str) -> str:
+def _last_state(graph: GraphBuilder, decoder: Decoder, vectors: str, bits: Bits) -> str:
     """(B, L, D) item vectors -> (B, D): the state at each user's last item, all that scoring needs."""
     op, ints = graph.op, graph.ints
     length = op("Shape", "history", start=1, end=2)
-    positions = graph.weight("positions", _array(decoder.positions))
+    positions = _constant(graph, "positions", _array(decoder.positions), bits)
     x = op("Add", vectors, op("Slice", positions, ints(0), length, ints(0)))
     steps = op("Range", graph.number(0, np.int64), op("Squeeze", length), graph.number(1, np.int64))
     *blocks, last = (cast(Block, block) for block in decoder.blocks)
     # Padding is on the right, so a causal mask hides it from every real position.
     causal = _mask(graph, op("LessOrEqual", steps, op("Unsqueeze", steps, ints(1))))
     for number, block in enumerate(blocks):
-        x = _BlockGraph(graph, block, f"block_{number}").every_position(x, causal)
+        x = _BlockGraph(graph, block, f"block_{number}", bits).every_position(x, causal)
     real = _mask(graph, op("Less", steps, op("Unsqueeze", "length", ints(1))))
-    state = _BlockGraph(graph, last, f"block_{len(blocks)}").last_position(x, real)
+    state = _BlockGraph(graph, last, f"block_{len(blocks)}", bits).last_position(x, real)
     return _norm(graph, state, decoder.norm, "norm")
 
 
@@ -167,8 +184,8 @@ def _norm(graph: GraphBuilder, x: str, norm: Any, name: str) -> str:
 class _BlockGraph:
     """One block, as recsys.decoder.Block computes it; heads and feed-forward units may have been pruned."""
 
-    def __init__(self, graph: GraphBuilder, block: Block, name: str) -> None:
-        self.graph, self.block, self.name = graph, block, name
+    def __init__(self, graph: GraphBuilder, block: Block, name: str, bits: Bits) -> None:
+        self.graph, self.block, self.name, self.bits = graph, block, name, bits
         self.inner = block.heads * block.head_width
         # The scale of attention logits, 1 / sqrt(head width), is folded into the query.
         factor = np.ones(3 * self.inner, np.float32)
@@ -226,7 +243,7 @@ class _BlockGraph:
 
     def _linear(self, x: str, which: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """x W^T + b, for `weight` (out, in)."""
-        matrix = self.graph.weight(f"{self.name}.{which}.weight", weight.T)
+        matrix = _constant(self.graph, f"{self.name}.{which}.weight", weight, self.bits, transposed=True)
         offset = self.graph.weight(f"{self.name}.{which}.bias", bias)
         return self.graph.op("Add", self.graph.op("MatMul", x, matrix), offset)
 

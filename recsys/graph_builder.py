@@ -44,7 +44,7 @@ class GraphBuilder:
         """The checked model; initializers by name, no time, path or version of a tool in it."""
         whole = TensorProto.INT64
         inputs = {"history": ["B", "L"], "length": ["B"], "exclude": ["B", "X"], "k": [1]}
-        outputs = {"codes": whole, "scores": TensorProto.FLOAT, "all_scores": TensorProto.FLOAT}
+        outputs = {"codes": whole, **dict.fromkeys(("scores", "all_scores", "state"), TensorProto.FLOAT)}
         graph = helper.make_graph(
             self.nodes,
             "recommender",

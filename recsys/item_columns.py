@@ -53,6 +53,23 @@ class ItemColumns:
             raise ArtifactError(f"{ITEMS} has an item without an id or an id twice", mend=MEND)
         return cls(item_ids, counts, titles, categories)
 
+    def followed_by(self, more: Self) -> Self:
+        """These items and, with the codes after theirs, `more`. DataError where an id is there already."""
+        twice = set(self.item_ids) & set(more.item_ids)
+        if twice:
+            raise DataError(f"the item {min(twice)!r} is in the model already", mend="Add only items that are new.")
+        columns = ((getattr(each, name) for each in (self, more)) for name in ("titles", "categories"))
+        titles, categories = (
+            pa.concat_arrays(
+                [
+                    pa.nulls(len(each.item_ids), pa.string()) if part is None else part.cast(pa.string())
+                    for each, part in zip((self, more), parts, strict=True)
+                ]
+            )
+            for parts in columns
+        )
+        return type(self)(self.item_ids + more.item_ids, np.concatenate([self.counts, more.counts]), titles, categories)
+
     @cached_property
     def code_of(self) -> Mapping[str, int]:
         """Codes by item id."""

@@ -49,6 +49,16 @@ class TextEncoder:
         """sha256 of the model's weights, configuration and tokenizer."""
         return self._digest
 
+    def described(self) -> dict[str, str]:
+        """All that a vector depends on but the text."""
+        config = self.config
+        return {
+            "encoder": config.encoder,
+            "sha256": self.digest(),
+            "pooling": config.pooling,
+            "max_tokens": str(config.max_tokens),
+        }
+
     @cached_property
     def _digest(self) -> str:
         return language_model.digest(self.folder)

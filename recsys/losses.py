@@ -1,7 +1,6 @@
-"""What a student learns from: the click (hard label) and the teacher's distribution (soft label).
+"""What a student learns from: the click (hard label), and the teacher by one of the losses of soft_losses.py.
 
-The teacher's distribution is kept as its K best items and one bucket for all others; the loss compares the
-student's distribution, normalised over the teacher's whole catalog, with exactly that. Temperature is 1.
+The two are mixed here, and computed without a matrix of all scores: in chunks over all items, or over a sample.
 """
 
 import math
@@ -13,7 +12,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import embedding
 
+from recsys.config import SoftLossName
 from recsys.soft_labels import SoftLabels
+from recsys.soft_losses import SOFT_LOSSES, SoftLoss, SoftTargets
 from recsys.training import Batch
 
 TINY = 1e-30
@@ -24,56 +25,23 @@ _CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True)
-class SoftTargets:
-    """The teacher's distribution at P positions: its K best items, and one bucket for the rest of its V."""
-
-    items: Tensor  # (P, K) int64 codes
-    p: Tensor  # (P, K) float, their probabilities
-    rest: Tensor  # (P,) float, the probability of all other items together
-    catalog: int  # V: the teacher knows the codes 1 to V
-
-    @classmethod
-    def of(cls, items: Tensor, logp: Tensor, catalog: int) -> Self:
-        """From stored half-precision log-probabilities (P, K), whose sum may be rounded to more than one."""
-        p = logp.float().exp()
-        mass = p.sum(1)
-        # Where all V items are listed there is no rest, whatever the rounding says.
-        scale = mass if items.shape[1] == catalog else mass.clamp_min(1)
-        return cls(items.long(), p / scale[:, None], (1 - mass / scale).clamp_min(0), catalog)
-
-
-@dataclass(frozen=True)
 class Targets:
     """What the student should predict at P positions, and how much each position and kind of label counts."""
 
     clicks: Tensor  # (P,) int64 codes from 1, of all N items
     importance: Tensor  # (P,) float, sums to 1
-    soft: SoftTargets
+    soft: SoftTargets  # what the loss aims at
     weight: float  # a, of the soft label; the click has 1 - a
+    loss: SoftLoss = SOFT_LOSSES["topk_tail"]
 
     def part(self, rows: slice) -> Self:
         """The targets of some of the positions."""
-        soft = self.soft
-        some = SoftTargets(soft.items[rows], soft.p[rows], soft.rest[rows], soft.catalog)
+        some = self.soft.part(rows)
         return replace(self, clicks=self.clicks[rows], importance=self.importance[rows], soft=some)
 
 
-def topk_tail(log_q: Tensor, log_rest: Tensor, soft: SoftTargets) -> Tensor:
-    """KL divergence (P,) of the student from the teacher, items outside the teacher's top K as one, in nats.
-
-    sum_S p log(p / q) + (1 - P_S) log((1 - P_S) / (1 - Q_S)): S the K items, p and q the teacher's and the
-    student's probabilities over the teacher's V items, P_S and Q_S their sums. It is the exact KL of a
-    coarser distribution, so never negative and zero at the teacher; without the last term nothing would push
-    the student's own favourites down. The teacher's rest is a weight and may be 0; the student's stands in a
-    logarithm, and the caller keeps it above TINY. The tail-aware top-K of verl-project/verl #7856.
-    `log_q` is (P, K), `log_rest` (P,).
-    """
-    head = torch.xlogy(soft.p, soft.p) - soft.p * log_q
-    return head.sum(1) + torch.xlogy(soft.rest, soft.rest) - soft.rest * log_rest
-
-
 def exact(states: Tensor, table: Tensor, targets: Targets) -> Tensor:
-    """sum_i importance_i ((1 - a) CE(click) + a topk_tail), all items in the normalisers; a scalar, in nats.
+    """sum_i importance_i ((1 - a) CE(click) + a soft loss), all items in the normalisers; a scalar, in nats.
 
     States (P, D) and table (N + 1, D). Gradients are computed on the way, chunk by chunk: never are all
     P x N scores in memory.
@@ -103,7 +71,7 @@ def sampled(states: Tensor, table: Tensor, targets: Targets, negatives: int) -> 
     unlisted = others.masked_fill(_listed(drawn, targets.soft, items), -math.inf)
     rest = torch.logsumexp(torch.cat([floor, unlisted], 1), 1, keepdim=True)
     normaliser = torch.logsumexp(torch.cat([head, rest], 1), 1, keepdim=True)
-    soft = topk_tail(head - normaliser, (rest - normaliser)[:, 0], targets.soft)
+    soft = targets.loss.value(head - normaliser, rest - normaliser, targets.soft)
     return (targets.importance * ((1 - targets.weight) * hard + targets.weight * soft)).sum()
 
 
@@ -120,7 +88,7 @@ def _listed(drawn: Tensor, soft: SoftTargets, items: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The objective (1 - a) CE(click, over all N items) + a topk_tail(over the teacher's V), by event weight.
+    """The objective (1 - a) CE(click, over all N items) + a soft loss(over the teacher's V), by event weight.
 
     At a = 0 it is the plain cross-entropy of the click: the student without distillation. Up to `full_up_to`
     items every item is scored, above it a sample of `negatives` a batch.
@@ -129,6 +97,7 @@ class Distillation:
     labels: SoftLabels
     weight: float  # a
     k: int  # the best items used, at most those kept in the labels
+    loss: SoftLossName = "topk_tail"
     full_up_to: int = 5_000
     negatives: int = 1_024
 
@@ -136,7 +105,9 @@ class Distillation:
         """States (P, D) and table (N + 1, D) -> the weighted mean over positions, a scalar, in nats."""
         items, logp = self.labels.at(batch.positions, self.k if self.weight else 0)
         soft = SoftTargets.of(items, logp, self.labels.labelling.items)
-        targets = Targets(batch.labels, batch.weights / batch.weights.sum(), soft, self.weight)
+        # Without weight no loss may draw: all searches have the same undistilled student.
+        loss = SOFT_LOSSES[self.loss if self.weight else "topk_tail"]
+        targets = Targets(batch.labels, batch.weights / batch.weights.sum(), loss.aim(soft), self.weight, loss)
         # Probabilities of thousands of items are summed: half precision would lose the rest.
         with torch.autocast(states.device.type, enabled=False):
             states, table = _wide(states), _wide(table)
@@ -178,8 +149,9 @@ def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
     """The loss at the student's probabilities `q` (P, N), which become the gradient by its scores, in place.
 
     With z the scores and Q the student's mass on the teacher's V items: the click's term has the gradient
-    q - [click]. The soft term is -sum_S p z - (1 - P_S) log sum_rest e^z + log sum_V e^z, so it has q / Q - p
-    on S, q / Q - (1 - P_S) q / sum_rest q on the rest of V, and none on items the teacher does not know.
+    q - [click]. The soft term has, with its pull (of a cross-entropy with p: p on S, 1 - P_S on the rest, sum 1),
+    sum q / Q - pull on S, sum q / Q - (pull of the rest) q / sum_rest q on the rest of V, and none on items the
+    teacher does not know.
     """
     soft, a = targets.soft, targets.weight
     click, listed, V = targets.clicks[:, None] - 1, soft.items - 1, soft.catalog
@@ -188,11 +160,12 @@ def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
     q_rest = q[:, :V].sum(1, keepdim=True).clamp_min(TINY)
     Q = q_rest + q_head.sum(1, keepdim=True)
     hard = -q_click.clamp_min(TINY).log()[:, 0]
-    kl = topk_tail((q_head / Q).clamp_min(TINY).log(), (q_rest / Q).clamp_min(TINY).log()[:, 0], soft)
+    log_q, log_rest = (q_head / Q).clamp_min(TINY).log(), (q_rest / Q).clamp_min(TINY).log()
+    value, pull = targets.loss.value(log_q, log_rest, soft), targets.loss.pull(log_q, log_rest, soft)
 
     on_click, on_soft = (1 - a) * targets.importance[:, None], a * targets.importance[:, None]
-    q[:, :V] *= on_click + on_soft * (1 / Q - soft.rest[:, None] / q_rest)
+    q[:, :V] *= on_click + on_soft * (pull.normaliser / Q - pull.rest / q_rest)
     q[:, V:] *= on_click
-    q.scatter_(1, listed, on_click * q_head + on_soft * (q_head / Q - soft.p))
+    q.scatter_(1, listed, on_click * q_head + on_soft * (pull.normaliser * q_head / Q - pull.head))
     q.scatter_add_(1, click, -on_click)
-    return (targets.importance * ((1 - a) * hard + a * kl)).sum()
+    return (targets.importance * ((1 - a) * hard + a * value)).sum()

@@ -6,6 +6,9 @@ from onnx import TensorProto
 from recsys.graph_builder import GraphBuilder
 from recsys.neighbourhood import FLOOR, Opinion
 
+VECTOR = 16
+"""Floats in the widest vector register of a CPU."""
+
 
 def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     """(B, rows) (1 - w) z -> (B, rows) (1 - w) z + w log(1 + s / FLOOR), s the similarity the newest items lend.
@@ -25,10 +28,22 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     heard = op("ScatterElements", nothing, columns, op("Reshape", similar, ints(0, -1)), axis=1, reduction="add")
     # One column may stand several times among them: each time with the same sum, so that the last one written is right.
     said = op("GatherElements", heard, columns, axis=1)
-    evidence = op("Log", op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)))
+    evidence = _log(graph, op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)), lists.items.shape[1])
     added = op("Mul", evidence, graph.number(np.float32(opinion.weight)))
     blended = op("Add", op("GatherElements", scores, columns, axis=1), added)
     return op("ScatterElements", scores, columns, blended, axis=1)
+
+
+def _log(graph: GraphBuilder, x: str, places: int) -> str:
+    """The logarithm of (B, L x `places`), the same to the bit whoever else is in the batch.
+
+    A vector instruction rounds otherwise than what is left over at the end of a buffer is rounded, and where that end
+    falls depends on the batch. So each position is filled up to whole vectors, and nothing is left over.
+    """
+    op, ints = graph.op, graph.ints
+    by_position = op("Reshape", x, ints(0, -1, places))
+    filled = op("Pad", by_position, ints(0, 0, 0, 0, 0, -places % VECTOR), graph.number(1.0))
+    return op("Reshape", op("Slice", op("Log", filled), ints(0), ints(places), ints(2)), ints(0, -1))
 
 
 def _asked(graph: GraphBuilder, newest: int) -> str:

@@ -262,7 +262,7 @@ def _slice_bar(row: SliceRow) -> _Bar:
 
 
 def _point_bar(point: GridPoint) -> _Bar:
-    shares = "/".join(percent(share, digits=0) for share in (point.keep_ffn, point.keep_neighbours))
+    shares = "/".join(percent(share, digits=0) for share in (point.keep_ffn, point.keep_heads, point.keep_neighbours))
     label = f"{shares}, {point.table_bits} bit: {size(point.bytes)}"
     color = {"chosen": VERMILION, "larger": BLUE, "refused": QUIET}[point.outcome]
     return _Bar(label, point.change, color, hollow=point.outcome == "refused")

@@ -1,9 +1,13 @@
-"""The item table in eight or four bits: whole numbers and one scale a row. Numpy only."""
+"""A matrix in eight or four bits: whole numbers and one scale a row, and a decoder of such matrices."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+
+from recsys.decoder import Decoder
 
 LEVELS = {8: 127, 4: 7}
 """The largest whole number by bits. The most negative one is left out so that a vector and its negative are rounded alike."""
@@ -53,3 +57,19 @@ def packed(codes: np.ndarray) -> np.ndarray:
     """Numbers below 16, uint8 (N, D) -> two in a byte (N, ceil(D / 2)): the even column below, the odd one above."""
     even, odd = codes[:, ::2], np.pad(codes[:, 1::2], [(0, 0), (0, codes.shape[1] % 2)])
     return np.asarray(even | (odd << 4), np.uint8)
+
+
+def rounded(decoder: Decoder, bits: Literal[4, 8, 32]) -> Decoder:
+    """The decoder with the linears and positions that a file with its item table in `bits` bits computes with.
+
+    In eight bits a row, an output unit or a position, by `RowTable`: weights only, what flows between is float.
+    Rounded again it is the same, since the largest of a row is a whole number of its scale. The table is shared.
+    """
+    if bits == 32:
+        return decoder
+    made = deepcopy(decoder, {id(decoder.table): decoder.table})
+    for name, weight in made.named_parameters():
+        if weight.ndim == 2 and name != "table.weight":
+            whole = RowTable.of(weight.detach().cpu().numpy(), 8)
+            weight.data = torch.from_numpy(whole.dequantized()).to(weight.device)
+    return made

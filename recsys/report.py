@@ -18,6 +18,7 @@ MOST_FILES, MOST_EXAMPLES, MOST_TITLES = 30, 6, 10
 
 METRICS: Mapping[str, str] = {"ndcg": "NDCG", "hr": "HR", "recall": "Recall", "mrr": "MRR"}
 CUTOFFS = (1, 5, 10, 20)
+KNOBS: Mapping[str, str] = {"width": "width", "weight": "distillation weight", "k": "soft labels K"}
 
 _DRAWN = {
     "size": pictures.quality_against_size,
@@ -37,7 +38,10 @@ def render(story: Story) -> str:
     page = _environment().get_template("report.html.j2")
     drawn = {name: draw(story) for name, draw in _DRAWN.items()}
     longest = max((step.seconds for step in story.steps if present(step.seconds)), default=0.0)
-    return page.render(story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest)
+    unseen = [model for model in story.models if model.unseen_users]
+    return page.render(
+        story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest, unseen=unseen
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def leads(story: Story) -> dict[str, str]:
         "gate": _gate_lead(story),
         "learning": _learning_lead(story),
         "slices": _slices_lead(story),
+        "unseen": _unseen_lead(story),
         "grid": _grid_lead(story),
         "data": _data_lead(story),
         "steps": _steps_lead(story),
@@ -122,8 +127,17 @@ def _learning_lead(story: Story) -> str:
     return (
         f"Of {_many(len(story.trials), 'trial')} the best reaches an NDCG@10 of "
         f"{wording.decimal(best.validation_ndcg)} on the validation users; the student without distillation "
-        f"{wording.decimal(alone.validation_ndcg)}. Distillation is worth {gain}."
+        f"{wording.decimal(alone.validation_ndcg)}. Distillation is worth {gain}.{_knobs_told(story)}"
     )
+
+
+def _knobs_told(story: Story) -> str:
+    """One sentence on what the search's knobs mattered; nothing where it had too few trials to say."""
+    if not story.knobs:
+        return ""
+    several = [f"{KNOBS.get(knob.name, knob.name)} {wording.percent(knob.share, digits=0)}" for knob in story.knobs]
+    weighed = sum(trial.state == "complete" and not trial.undistilled for trial in story.trials)
+    return f" What mattered, roughly: {', '.join(several)} (fANOVA over {_many(weighed, 'complete distilled trial')})."
 
 
 def _slices_lead(story: Story) -> str:
@@ -139,6 +153,16 @@ def _slices_lead(story: Story) -> str:
     return f"Proven more than {limit} worse than the {against}: {'; '.join(failed)}."
 
 
+def _unseen_lead(story: Story) -> str:
+    artifact = story.model("artifact")
+    if artifact is None or not artifact.unseen_users:
+        return ""
+    return (
+        f"{_many(artifact.unseen_users, 'test user')} took an item without a training event. The first ten of the whole "
+        f"catalog hold one for {wording.percent(artifact.unseen.value)} of them; what is known of such items is their text."
+    )
+
+
 def _grid_lead(story: Story) -> str:
     chosen = next((point for point in story.grid if point.outcome == "chosen"), None)
     if not story.grid:
@@ -149,6 +173,7 @@ def _grid_lead(story: Story) -> str:
         return f"{tried} None was chosen."
     return (
         f"{tried} Chosen: {wording.percent(chosen.keep_ffn, digits=0)} of the feed-forward units, "
+        f"{wording.percent(chosen.keep_heads, digits=0)} of the heads, "
         f"{wording.percent(chosen.keep_neighbours, digits=0)} of the neighbours, "
         f"{chosen.table_bits}-bit item table, {wording.size(chosen.bytes)}, "
         f"{wording.percent(chosen.change.value, signed=True)} NDCG@10 to the float student."

@@ -1,8 +1,9 @@
 """The search for the best student: Optuna trials in a journal, resumed after a kill to exactly those asked.
 
-Space: the width among those configured, the weight a of the soft label in [0.7, 1], and K of the items kept.
-Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. It is
-trained from scratch even on a warm start, whose parent was distilled itself.
+Space: the width among those configured, the weight a of the soft label in [0.7, 1], and K of the items kept. The loss
+from the teacher is the same in all trials, since only then do a and K mean the same in them.
+Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. On a warm
+start it goes on from the earlier search's own trial 0, which never saw a soft label either; without one, from scratch.
 Trial 1 is a = 0.9. A journal is of one search (data, labels, configuration, parent), of one caller at a time.
 """
 
@@ -42,7 +43,7 @@ MAX_FAILURES = 3
 """Trials that may fail in one search; each is replaced, from another seed."""
 
 WARM_EPOCHS, WARM_RATE = 4, 0.3
-"""A warm start takes a fourth of the epochs at 0.3 of the learning rate; trial 0 has no part in it."""
+"""A warm start takes a fourth of the epochs at 0.3 of the learning rate."""
 
 _STUDY = "student"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -92,10 +93,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The students of an earlier search that this one goes on from."""
+
+    best: Student
+    undistilled: Student | None = None  # its trial 0
+
+
+@dataclass(frozen=True)
 class Search:
     """What a search came to. The best may be the undistilled one: then distilling did not pay."""
 
     student: Student
+    control: Student  # of trial 0
     best: Trial
     undistilled: Trial
     trials: tuple[Trial, ...]
@@ -118,14 +128,15 @@ def search(
     config: SearchConfig,
     place: SearchPlace,
     *,
-    warm: Student | None = None,
+    warm: Parent | None = None,
     on_trial: Callable[[Trial], None] = _ignore_trial,
     on_epoch: Callable[[int, Epoch], None] = _ignore_epoch,
     enough: Callable[[], bool] = never,
 ) -> Search:
     """Run the trials that are still missing and give the best student, with the weights of its best epoch.
 
-    With `warm`, an earlier student, every distilled trial starts from it, grown to tonight's catalog, at its width.
+    With `warm` every distilled trial starts from its best student, grown to tonight's catalog, at its width, and trial 0
+    from its undistilled one, if that has the same width.
     `on_trial` hears of every trial, after a resume also of those before it. `enough` is asked before each trial and
     after each of its epochs, once the undistilled student and a distilled one are there, whether to stop with what there
     is: fewer trials come back, and the same search goes on from the journal. The same arguments give the same
@@ -147,23 +158,26 @@ def search(
         except _Enough:
             break
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
-    return Search(Student.load(course.folder(best.number), config.dropout), best, trials[0], tuple(trials))
+    student, control = (Student.load(course.folder(number), config.dropout) for number in (best.number, 0))
+    return Search(student, control, best, trials[0], tuple(trials))
 
 
 class _Course:
     """Trains one trial after another."""
 
-    def __init__(self, lessons: Lessons, config: SearchConfig, place: SearchPlace, warm: Student | None) -> None:
-        if warm is not None and warm.length != lessons.length:
+    def __init__(self, lessons: Lessons, config: SearchConfig, place: SearchPlace, warm: Parent | None) -> None:
+        if warm is not None and warm.best.length != lessons.length:
             raise ConfigError(
-                f"the earlier student reads {warm.length} items, tonight's are to read {lessons.length}",
+                f"the earlier student reads {warm.best.length} items, tonight's are to read {lessons.length}",
                 where="data.history_length",
                 mend="Set refresh.warm_start to false for this night.",
             )
         self.lessons, self.config, self.place, self.warm = lessons, config, place, warm
-        self.widths = config.widths if warm is None else (warm.shape.width,)
+        self.widths = config.widths if warm is None else (warm.best.shape.width,)
         top_k = lessons.labels.labelling.top_k
         self.kept = tuple(k for k in KEPT if k <= top_k) or (top_k,)
+        if config.loss == "hard_label":
+            self.kept = (1,)
         self.epochs = config.epochs if warm is None else max(1, config.epochs // WARM_EPOCHS)
         self.rate = config.learning_rate if warm is None else config.learning_rate * WARM_RATE
 
@@ -227,8 +241,9 @@ class _Course:
 
     def _train(self, recipe: Recipe, seed: int, hear: Callable[[Epoch], None]) -> Student:
         lessons, dropout = self.lessons, self.config.dropout
-        if self.warm is not None and recipe.weight > 0:
-            student, epochs, rate = grow(self.warm, lessons.items, dropout), self.epochs, self.rate
+        start = self._start(recipe)
+        if start is not None:
+            student, epochs, rate = grow(start, lessons.items, dropout), self.epochs, self.rate
         else:
             shape = DecoderShape.of(lessons.items, recipe.width, 1, lessons.length)
             student = Student.untrained(shape, dropout, seed)
@@ -239,11 +254,20 @@ class _Course:
             lessons.histories,
             lessons.length,
             Schedule(epochs, rate, seed),
-            Distillation(lessons.labels, recipe.weight, recipe.k),
+            Distillation(lessons.labels, recipe.weight, recipe.k, self.config.loss),
             _validator(student, lessons.validation),
             on_epoch=hear,
         )
         return student
+
+    def _start(self, recipe: Recipe) -> Student | None:
+        """The earlier student that a trial goes on from."""
+        if self.warm is None:
+            return None
+        if recipe.weight > 0:
+            return self.warm.best
+        control = self.warm.undistilled
+        return control if control is not None and control.shape.width == recipe.width else None
 
 
 def _validator(student: Student, cases: Cases) -> Callable[[], float]:

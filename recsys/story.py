@@ -42,6 +42,8 @@ class ModelRow:
     bytes: int | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
+    unseen: Estimate = Estimate(None)  # HR@10 on targets without training events
+    unseen_users: int = 0  # who have one
 
     def estimate(self, metric: str) -> Estimate:
         """The metric, or an absent one."""
@@ -78,6 +80,14 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class KnobRow:
+    """How much one knob of the search mattered: shares sum to 1."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
 class GridPoint:
     """One way to make the student smaller, measured on the validation users against the float student."""
 
@@ -89,6 +99,8 @@ class GridPoint:
     control: bool  # unpruned, with the same epochs of recovery
     reason: str
     keep_neighbours: float = 1.0
+    keep_heads: float = 1.0
+    recovery: Literal["", "soft", "hard"] = ""  # trained a little more: by distillation or by hard labels
 
 
 @dataclass(frozen=True)
@@ -237,6 +249,7 @@ class Story:
     models: tuple[ModelRow, ...] = ()
     teacher_curve: tuple[CurvePoint, ...] = ()
     trials: tuple[TrialRow, ...] = ()
+    knobs: tuple[KnobRow, ...] = ()  # of the search, the one that mattered most first; none from few trials
     grid: tuple[GridPoint, ...] = ()
     grid_max_loss: float = 0.0  # the largest loss that the grid was judged by: 0.02 is 2 %
     criteria: tuple[CriterionRow, ...] = ()

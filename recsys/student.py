@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recsys.decoder import Decoder, DecoderShape
 from recsys.errors import StoreError
@@ -48,17 +49,18 @@ class Student(Decoder):
         return student
 
 
-def grow(student: Student, items: int, dropout: float = 0.0) -> Student:
+def grow(student: Student, items: int, dropout: float = 0.0, rows: Tensor | None = None) -> Student:
     """A copy of the student that knows `items` items. What it knew is untouched, to the bit.
 
-    A new item's row is zero: it scores 0 and adds nothing to a history until it is trained.
+    New items get the `rows` (new, D). Without, a row is zero: it scores 0 and adds nothing to a history until trained.
     """
     shape = DecoderShape.from_json({**student.shape.as_json(), "items": items})
     assert items >= student.shape.items, "codes are append-only, a catalog never shrinks"
     grown = type(student)(shape, dropout)
     weights = dict(student.state_dict())
     table = weights["table.weight"]
-    weights["table.weight"] = torch.cat([table, table.new_zeros(items - student.shape.items, shape.width)])
+    new = table.new_zeros(items - student.shape.items, shape.width) if rows is None else rows.to(table)
+    weights["table.weight"] = torch.cat([table, new])
     grown.load_state_dict(weights)
     grown.eval()
     return grown

@@ -56,6 +56,11 @@ class Teacher(nn.Module):
         return self.decoder.shape
 
     @property
+    def table(self) -> nn.Embedding:
+        """The items' own vectors."""
+        return self.decoder.table
+
+    @property
     def items(self) -> int:
         """N, how many items it knows: a prefix of later catalogs."""
         return self.shape.items

@@ -7,11 +7,13 @@ from pathlib import Path
 from prefect import task
 
 from recsys.artifact import verify
-from recsys.compress import Point, Recovery, compress
+from recsys.compress import Point, compress, grid
 from recsys.export import Publication
 from recsys.losses import Distillation
 from recsys.neighbourhood import Opinion
+from recsys.recovery import Recovery
 from recsys.student import Student
+from recsys.text_map import TextMap
 from tasks import computing
 from tasks.adapters.store import Recipe, canonical
 from tasks.deadline import Got
@@ -19,7 +21,9 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 3
+VERSION = 4
+RECOVERED_BY = {"learning_rate", "dropout", "loss", "seed"}
+"""Knobs of the search that the recovery after pruning shares."""
 
 
 @task(name="compress", **TASK_OPTIONS)
@@ -31,7 +35,7 @@ def compress_student(night: Night, dataset: DatasetRef, labels: LabelsRef, stude
             VERSION,
             {
                 **night.config.compress.model_dump(mode="json"),
-                "recovery": night.config.search.model_dump(mode="json", include={"learning_rate", "dropout", "seed"}),
+                "recovery": night.config.search.model_dump(mode="json", include=RECOVERED_BY),
                 "length": night.config.data.history_length,
             },
             (student.digest, dataset.digest, *labels.digests()),
@@ -58,33 +62,36 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
     """Writes the grid and the artifact; says how many of the points there are."""
     config = at.night.config
     opened = open_dataset(at.store, dataset)
+    folder = at.store.open("distil", student.digest)
     publication = Publication(
         catalog=opened.catalog,
         counts=opened.training_counts(),
         repeats=opened.repeats,
         lineage={"dataset": dataset.digest, "teacher": labels.teacher.digest, "student": student.digest},
-        opinion=Opinion.load(at.store.open("distil", student.digest)),
+        opinion=Opinion.load(folder),
+        text_map=TextMap.load(folder),
     )
     recovery = Recovery(
         histories=opened.histories,
-        objective=Distillation(open_labels(at, opened, labels), student.weight, student.k),
+        objective=Distillation(open_labels(at, opened, labels), student.weight, student.k, config.search.loss),
         learning_rate=config.search.learning_rate,
         validation=opened.validation_cases(),
         seed=config.search.seed,
+        distilled=student.weight > 0,
     )
-    grid = config.compress
-    shares = len(grid.keep_neighbours) if publication.opinion else 1
-    expected = (len(grid.keep_ffn) + 1) * len(grid.table_bits) * shares
+    loaded = Student.load(folder, config.search.dropout)
+    shares = len(config.compress.keep_neighbours) if publication.opinion else 1
+    expected = len(grid(config.compress, loaded.shape)) * len(config.compress.table_bits) * shares
     seen: list[Point] = []
 
     def on_point(point: Point) -> None:
         seen.append(point)
         at.progress(
             len(seen) / max(expected, len(seen)),
-            f"{point.keep_ffn:.0%} of the feed-forward, {point.keep_neighbours:.0%} of the neighbours, {point.table_bits} bits",
+            f"{point.keep_ffn:.0%} of the feed-forward, {point.keep_heads:.0%} of the heads, "
+            f"{point.keep_neighbours:.0%} of the neighbours, {point.table_bits} bits",
         )
 
-    loaded = Student.load(at.store.open("distil", student.digest), config.search.dropout)
     made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time)
     for number, point in enumerate(made.points):
         _record(at, number, point)
@@ -95,9 +102,8 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
 def _record(at: Step, number: int, point: Point) -> None:
     """One child run a point: the whole grid can be compared in MLflow's page."""
     run_id = at.tracking.start_child(at.night.run_id, f"point {number}", {"recsys.reason": point.reason})
-    kept = {"keep_ffn": point.keep_ffn, "keep_neighbours": point.keep_neighbours, "table_bits": point.table_bits}
-    how = {**kept, "recovered": point.recovered, "chosen": point.chosen}
-    at.tracking.log_params(run_id, {name: str(value) for name, value in how.items()})
+    names = ("keep_ffn", "keep_heads", "keep_neighbours", "table_bits", "recovery", "chosen")
+    at.tracking.log_params(run_id, {name: str(getattr(point, name)) or "none" for name in names})
     measured = {
         "bytes": point.bytes,
         "validation_ndcg_at_10": point.ndcg,

@@ -1,28 +1,36 @@
-"""distil: an Optuna study of students that learn from clicks and soft labels; the best one is kept, with neighbours."""
+"""distil: an Optuna study of students that learn from clicks and soft labels; the best is kept, with neighbours and text."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from prefect import task
 
 from recsys.blending import opinion_for
 from recsys.config import BlendConfig
 from recsys.dataset import Dataset
+from recsys.item_text import TextEncoder
+from recsys.knob_importance import knob_importances
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.search import Lessons, Search, SearchPlace, Trial, search
-from recsys.student import Student
+from recsys.search import Lessons, Parent, Search, SearchPlace, Trial, search
+from recsys.student import Student, grow
+from recsys.text_map import TextMap
 from recsys.training import Epoch
+from recsys.unseen_items import fill_unseen
 from tasks import computing
-from tasks.adapters.store import Recipe, canonical
+from tasks.adapters.store import MEASURED, Recipe, canonical
 from tasks.deadline import Got
 from tasks.incumbents import student_to_start_from
+from tasks.item_vectors import item_vectors
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 4
+VERSION = 5
+UNDISTILLED = "undistilled"  # the folder of trial 0, from which the next night's goes on
 
 
 @task(name="distil", **TASK_OPTIONS)
@@ -30,6 +38,7 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
     """The best student of the search. Whether it starts from the champion's weights is decided once per dataset."""
     with step(night, "distil", "Distilling students") as at:
         parent = student_to_start_from(at, dataset, labels)
+        encoder = TextEncoder(night.config.text)
         recipe = Recipe(
             "distil",
             VERSION,
@@ -38,20 +47,30 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
                 "length": night.config.data.history_length,
                 "neighbours": night.config.blend.student_neighbours,
                 "newest": night.config.blend.newest,
+                "text": night.config.text.model_dump(mode="json", exclude={"dims"}),
             },
-            (dataset.digest, *labels.digests(), parent or "cold start"),
+            (dataset.digest, *labels.digests(), parent or "cold start", encoder.digest()),
             computing.use(at.settings),
         )
 
         def build(out: Path) -> Got:
             opened = open_dataset(at.store, dataset)
-            found = _search(at, opened, labels, parent, at.store.scratch(recipe))
+            texts = item_vectors(at, encoder, opened)
+            warm = _grown(at, parent, opened.catalog.items, texts, encoder) if parent else None
+            found = _search(at, opened, labels, warm, at.store.scratch(recipe))
+            text_map = None
+            if texts is not None:
+                text_map = fill_unseen(found.student, texts, opened.training_counts(), encoder.described())
             found.student.save(out)
+            found.control.save(out / UNDISTILLED)
+            if text_map:
+                text_map.save(out)
             opinion = _opinion(found.student, opened, night.config.blend, _weight(at, parent) if parent else None)
             if opinion:
                 opinion.save(out)
             (out / "trials.json").write_bytes(canonical([_without_seconds(trial, found) for trial in found.trials]))
-            (out / "measured.json").write_bytes(canonical({"seconds": [trial.seconds for trial in found.trials]}))
+            seconds, importances = [trial.seconds for trial in found.trials], knob_importances(found.trials)
+            (out / MEASURED).write_bytes(canonical({"seconds": seconds, "importances": dict(importances)}))
             return Got(len(found.trials), night.config.search.trials, "trials")
 
         stored, cut = at.make_in_time(recipe, build)
@@ -68,6 +87,16 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
         )
 
 
+def _grown(at: Step, student: str, items: int, texts: np.ndarray | None, encoder: TextEncoder) -> Parent:
+    """Earlier students; the best with rows for tonight's new items, made from their texts where it has learnt how."""
+    folder = at.store.open("distil", student)
+    earlier, text_map = Student.load(folder), TextMap.load(folder)
+    control = Student.load(folder / UNDISTILLED) if (folder / UNDISTILLED).is_dir() else None  # none before 29 November
+    if text_map is None or texts is None or text_map.reader != encoder.described():
+        return Parent(earlier, control)
+    return Parent(grow(earlier, items, rows=torch.from_numpy(text_map.rows(texts[earlier.shape.items :]))), control)
+
+
 def _weight(at: Step, student: str) -> float:
     """The share of the neighbours in what an earlier student says."""
     opinion = Opinion.load(at.store.open("distil", student))
@@ -82,7 +111,7 @@ def _opinion(student: Student, opened: Dataset, blend: BlendConfig, held: float 
     return opinion_for(student, lists.as_rounded(), opened.validation_cases(), held)
 
 
-def _search(at: Step, opened: Dataset, labels: LabelsRef, parent: str | None, scratch: Path) -> Search:
+def _search(at: Step, opened: Dataset, labels: LabelsRef, warm: Parent | None, scratch: Path) -> Search:
     config = at.night.config.search
     lessons = Lessons(
         histories=opened.histories,
@@ -101,7 +130,7 @@ def _search(at: Step, opened: Dataset, labels: LabelsRef, parent: str | None, sc
         lessons,
         config,
         SearchPlace(scratch / "study.log", scratch / "weights"),
-        warm=Student.load(at.store.open("distil", parent)) if parent else None,
+        warm=warm,
         on_trial=lambda trial: _record(at, trial),
         on_epoch=on_epoch,
         enough=at.out_of_time,

@@ -33,7 +33,7 @@ from tasks.refs import (
     TeacherReportsRef,
 )
 
-VERSION = 2
+VERSION = 3
 
 
 @task(name="evaluate", **TASK_OPTIONS)

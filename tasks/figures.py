@@ -18,6 +18,7 @@ def figures(store: Store, role: str, digest: str, report: ModelReport) -> ModelR
     values = dict(report.metrics)
     if report.cross_entropy is not None:
         values["cross_entropy"] = report.cross_entropy  # nats
+    unseen = report.unseen_hit_at_10[np.isfinite(report.unseen_hit_at_10)]
     return ModelRow(
         name=role.replace("_", "-"),
         role=ROLES.get(role, "baseline"),
@@ -27,6 +28,8 @@ def figures(store: Store, role: str, digest: str, report: ModelReport) -> ModelR
         bytes=report.bytes or None,
         p50_ms=taken.get("p50_ms"),
         p99_ms=taken.get("p99_ms"),
+        unseen=_estimate(unseen) if len(unseen) else Estimate(None),
+        unseen_users=len(unseen),
     )
 
 

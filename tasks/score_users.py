@@ -12,10 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.asked import AskedUsers, read_asked
-from recsys.config import DataConfig, EventsConfig
+from recsys.catalog import load_items
+from recsys.config import DataConfig, EventsConfig, TextConfig
 from recsys.dataset import BuildPlan
 from recsys.errors import ConfigError, DataError, RegistryError, StoreError
 from recsys.events import EventSource, input_files, validate_file
+from recsys.item_text import TextEncoder, cached_vectors
+from recsys.items import validate_items
+from recsys.new_items import text_map_of, with_new_items
 from recsys.past import BATCH, Past, past_of_dataset, past_of_events
 from recsys.quarantine import TableDraft
 from recsys.runtime import Runtime
@@ -51,6 +55,7 @@ class Request:
     columns: Mapping[str, str]  # our column names and the files', where they differ
     k: int  # items a user
     out: Path
+    items: Path | None = None  # a file of items: those the model does not know are ranked by their texts
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,11 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
     asked = read_asked(request.users, request.columns, vault.door) if request.users else None
     workshop = Workshop.of(settings)
     version, notes = chosen_version(workshop, request.model)
-    runtime = Runtime.open(store.open("artifact", digest_of(version)), threads=settings.threads)
+    folder = store.open("artifact", digest_of(version))
+    runtime = Runtime.open(folder, threads=settings.threads)
+    if request.items is not None:
+        runtime, note = _with_items(settings, runtime, folder, request)
+        notes = [*notes, note]
     with (
         told(request.out),
         _source(settings, store, request, runtime) as source,
@@ -94,6 +103,28 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
             notes += scoring.serve_asked(source.past, asked)
     counts = (scoring.users, scoring.by_popularity, scoring.rows)
     return Scored(version.number, source.past.as_of, *counts, source.dataset, (*notes, *source.notes))
+
+
+def _with_items(settings: Settings, runtime: Runtime, folder: Path, request: Request) -> tuple[Runtime, str]:
+    """The model with the new items of a file, and how many those are."""
+    assert request.items is not None
+    text_map = text_map_of(folder)
+    reader = text_map.reader
+    encoder = TextEncoder(
+        TextConfig(encoder=reader["encoder"], pooling=reader["pooling"], max_tokens=int(reader["max_tokens"]))
+    )
+    if encoder.described() != reader:
+        raise ConfigError(
+            "the language model is not the one that this version learnt its texts from",
+            where=reader["encoder"],
+            mend="Put its files back as they were, or leave --items out until the next night.",
+        )
+    with TemporaryDirectory(dir=settings.temp, prefix="items-") as temporary:
+        validate_items(request.items, Path(temporary), request.columns, EventsConfig().max_quarantined)
+        items = load_items(Path(temporary) / "items.parquet")
+    texts = cached_vectors(encoder, items, settings.cache / "text")
+    more = with_new_items(runtime, text_map, items, texts)
+    return more, f"{more.items - runtime.items:,} of {items.items:,} items are new and ranked by their texts"
 
 
 # --- which model --------------------------------------------------------------------------------------------------

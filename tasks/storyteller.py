@@ -22,6 +22,7 @@ from recsys.story import (
     Example,
     FileRow,
     GridPoint,
+    KnobRow,
     LineageNode,
     Pick,
     SliceRow,
@@ -43,6 +44,7 @@ SHOWN = 10  # titles of a list
 STEPS = ("validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote")
 UNITS: Mapping[str, tuple[Unit, str]] = {
     "teacher_kept": ("share", "higher"),
+    "unseen_items": ("share", "higher"),
     "float_student": ("change", "higher"),
     "champion": ("change", "higher"),
     "neighbours": ("change", "higher"),
@@ -77,6 +79,7 @@ def story_of(
         models=tuple(figures(at.store, role, digest, opened[role]) for role, digest in digests.items()),
         teacher_curve=_teacher_curve(at, artifact),
         trials=tuple(_trials(at, artifact)),
+        knobs=tuple(_knobs(at, artifact)),
         grid=tuple(_grid(at, artifact)),
         grid_max_loss=at.night.config.compress.max_loss,
         criteria=tuple(_criteria(verdict)),
@@ -122,6 +125,13 @@ def _trials(at: Step, artifact: ArtifactRef) -> Iterator[TrialRow]:
         )
 
 
+def _knobs(at: Step, artifact: ArtifactRef) -> Iterator[KnobRow]:
+    """Nothing where the search had too few trials, or is of before they were weighed."""
+    shares = at.store.measured("distil", artifact.student).get("importances", {})
+    for name, share in sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])):
+        yield KnobRow(name, share)
+
+
 def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
     most = at.night.config.compress.max_loss
     for point in _read(at, "compress", artifact.grid, "grid.json"):
@@ -133,9 +143,11 @@ def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
             bytes=point["bytes"],
             change=change,
             outcome="chosen" if point["chosen"] else "larger" if within else "refused",
-            control=point["keep_ffn"] == 1 and point["recovered"],
+            control=point["keep_ffn"] == point["keep_heads"] == 1 and bool(point["recovery"]),
             reason=point["reason"],
             keep_neighbours=point["keep_neighbours"],
+            keep_heads=point["keep_heads"],
+            recovery=point["recovery"],
         )
 
 

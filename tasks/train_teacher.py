@@ -9,22 +9,24 @@ from prefect import task
 
 from recsys.dataset import Build, Dataset
 from recsys.freshness import freshness
-from recsys.item_text import TextEncoder, cached_vectors, whitened
+from recsys.item_text import TextEncoder, whitened
 from recsys.lm_teacher import fit_lm_teacher
 from recsys.sequence_model import ndcg_of
 from recsys.teacher import fit_teacher
 from recsys.teachers import BlendedTeacher, load_teacher
 from recsys.training import Epoch
+from recsys.unseen_items import fill_unseen
 from tasks import computing
 from tasks.adapters.registry import TEACHER
 from tasks.adapters.store import Recipe, Stored, canonical
 from tasks.deadline import Got
 from tasks.incumbents import teacher_for
+from tasks.item_vectors import item_vectors
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
 
-VERSION = 4
+VERSION = 5
 DAY = 86_400
 
 
@@ -115,7 +117,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
     )
 
     def build(out: Path) -> Got:
-        vectors = _text_vectors(at, encoder, dataset)
+        texts = item_vectors(at, encoder, dataset)
         cases = dataset.validation_cases()
         epochs = lm.epochs if lm else config.teacher.epochs
         child = at.tracking.start_child(at.night.run_id, "teacher", {})
@@ -134,13 +136,15 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
             dataset.histories,
             cases,
             dataset.catalog.items,
-            vectors,
+            None if texts is None else whitened(texts, config.text.dims),
             length=length,
             redraw_baskets=dataset.has_baskets,
             on_epoch=on_epoch,
             enough=at.out_of_time,
             checkpoint=at.store.scratch(recipe) / "teacher",
         )
+        if texts is not None:
+            fill_unseen(model, texts, dataset.training_counts(), encoder.described())
         teacher = BlendedTeacher.of(model, dataset.histories, cases, config.blend)
         teacher.save(out)
         reached = float(ndcg_of(teacher.scorer("teacher"), cases).mean())
@@ -161,19 +165,6 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
         return Got(len(curve), epochs, "epochs")
 
     return at.make_in_time(recipe, build)
-
-
-def _text_vectors(at: Step, encoder: TextEncoder, dataset: Dataset) -> np.ndarray | None:
-    catalog = dataset.catalog
-    if not any(catalog.titles) and not any(catalog.categories) and not any(catalog.descriptions):
-        return None
-    vectors = cached_vectors(
-        encoder,
-        catalog,
-        at.settings.cache / "text",
-        lambda share: at.progress(share / 4, f"reading item texts, {share:.0%}"),
-    )
-    return whitened(vectors, at.night.config.text.dims)
 
 
 def _about(at: Step, digest: str) -> dict:

@@ -19,6 +19,9 @@ def command(
     events: Annotated[
         Path | None, typer.Option(help="Events to read histories from. Default: those of the last night.")
     ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="A file of items: those that the model does not know are ranked by their texts.")
+    ] = None,
     columns: Annotated[str, typer.Option(help="Names in your files: user_id=CustomerID,item_id=SKU,...")] = "",
     home: HomeOption = None,
 ) -> None:
@@ -33,6 +36,7 @@ def command(
         columns=parse_columns(columns),
         k=k,
         out=out,
+        items=items,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     with console.status("Scoring ...") as status:

@@ -173,7 +173,7 @@ def test_the_card_says_what_the_model_is(artifact: Path) -> None:
     assert json.loads(raw) == {
         "format": 1, "items": 20, "length": 8, "width": 16, "blocks": 2, "heads": [1, 1], "ffn": [64, 64], "bits": 8,
         "repeats": "exclude", "lineage": {"student": "ab" * 32, "dataset": "cd" * 32},
-        "neighbours": 0, "newest": 0, "neighbours_weight": 0.0,
+        "neighbours": 0, "newest": 0, "neighbours_weight": 0.0, "text": {},
     }  # fmt: skip
     assert Card.from_bytes(raw).to_bytes() == raw
     with pytest.raises(ArtifactError, match="is not a card of format 1"):

@@ -6,21 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recsys.compress import Compression, Point, Recovery, choice, compress, explained
+from recsys.compress import Compression, Cut, Point, choice, compress, explained, grid
 from recsys.config import CompressConfig
 from recsys.decoder import DecoderShape
 from recsys.errors import TrainingError
 from recsys.export import Publication
 from recsys.histories import Cases, Catalog, Histories
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.prune import importance, pruned
+from recsys.prune import Importance, importance, pruned
+from recsys.recovery import Recoverer, Recovery
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
 from recsys.statistics import Interval
-from recsys.student import Student
+from recsys.student import Student, grow
 from recsys.training import Batch, HardLabels, Schedule, fit
+from recsys.windows import Windows
 
 ITEMS, LENGTH, USERS = 24, 12, 120
 
@@ -49,9 +51,10 @@ def shop(seed: int = 0) -> tuple[Histories, Cases]:
     return histories, cases
 
 
-def trained(epochs: int, blocks: int = 2) -> Student:
+def trained(epochs: int, blocks: int = 2, heads: int = 1) -> Student:
     histories, cases = shop()
-    student = Student.untrained(DecoderShape.of(ITEMS, 16, blocks, LENGTH), 0.1, seed=0)
+    shape = replace(DecoderShape.of(ITEMS, 16, blocks, LENGTH), heads=(heads,) * blocks, head_width=16 // heads)
+    student = Student.untrained(shape, 0.1, seed=0)
     fit(student, histories, LENGTH, Schedule(epochs, 1e-2, 0, 512), HardLabels(), ranking_validator(student, cases))
     return student
 
@@ -59,6 +62,11 @@ def trained(epochs: int, blocks: int = 2) -> Student:
 @pytest.fixture(scope="module")
 def student() -> Student:
     return trained(6)
+
+
+@pytest.fixture(scope="module")
+def two_headed() -> Student:
+    return trained(4, heads=2)
 
 
 def publication() -> Publication:
@@ -69,17 +77,24 @@ def publication() -> Publication:
 
 def recovery(learning_rate: float = 1e-2) -> Recovery:
     histories, cases = shop()
-    return Recovery(histories, HardLabels(), learning_rate, cases, seed=0)
+    return Recovery(histories, HardLabels(), learning_rate, cases, seed=0, distilled=False)
 
 
-def masked(student: Student, scores: list[Tensor], keep: float) -> Student:
-    """The student with the units that go multiplied by zero instead of taken out."""
+def masked(student: Student, scores: Importance, units: int, heads: int) -> Student:
+    """The student with all but so many units and heads of each block multiplied by zero instead of taken out."""
     other = Student(student.shape, 0.0)
     other.load_state_dict(student.state_dict())
-    for block, score in zip(other.blocks, scores, strict=True):
-        gone = torch.argsort(score, stable=True)[: len(score) - int(keep * len(score))]
-        block.down.weight.data[:, gone] = 0
+    for block, unit, head in zip(other.blocks, scores.units, scores.heads, strict=True):
+        block.down.weight.data[:, torch.argsort(unit, stable=True)[: len(unit) - units]] = 0
+        for gone in torch.argsort(head, stable=True)[: len(head) - heads]:
+            block.out.weight.data[:, gone * block.head_width : (gone + 1) * block.head_width] = 0
     return other.eval()
+
+
+def states(student: Student) -> Tensor:
+    items = torch.from_numpy(np.random.default_rng(0).integers(1, ITEMS + 1, (8, LENGTH)))
+    with torch.inference_mode():
+        return student.eval().states(items, student.item_table())
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.25, 0.01])
@@ -88,14 +103,64 @@ def test_pruned_is_masked(student: Student, keep: float) -> None:
     keep_units = max(1, int(keep * 64))
     smaller = pruned(student, scores, keep)
     assert smaller.shape == replace(student.shape, ffn=(keep_units, keep_units))
-    items = torch.from_numpy(np.random.default_rng(0).integers(1, ITEMS + 1, (8, LENGTH)))
-    zeroed = masked(student, scores, keep_units / 64)
-    with torch.inference_mode():
-        found = smaller.states(items, smaller.item_table())
-        expected = zeroed.states(items, zeroed.item_table())
-        before = student.eval().states(items, student.item_table())
-    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
-    assert not torch.allclose(found, before, atol=1e-3)  # units did go
+    assert torch.allclose(states(smaller), states(masked(student, scores, keep_units, 1)), rtol=0, atol=1e-6)
+    assert not torch.allclose(states(smaller), states(student), atol=1e-3)  # units did go
+
+
+@pytest.mark.parametrize("keep_ffn", [1.0, 0.25])
+def test_a_head_that_is_pruned_is_masked(two_headed: Student, keep_ffn: float) -> None:
+    scores = importance(two_headed, shop()[0], HardLabels(), seed=0)
+    smaller, units = pruned(two_headed, scores, keep_ffn, 0.5), int(64 * keep_ffn)
+    assert smaller.shape == replace(two_headed.shape, ffn=(units, units), heads=(1, 1))
+    assert smaller.blocks[0].qkv.weight.shape == (24, 16)
+    assert torch.allclose(states(smaller), states(masked(two_headed, scores, units, 1)), rtol=0, atol=1e-6)
+    assert not torch.allclose(states(smaller), states(two_headed), atol=1e-3)  # heads did go
+    again = Student(smaller.shape, 0.0)  # what is left is a decoder of that shape
+    again.load_state_dict(smaller.state_dict())
+    assert torch.equal(states(again), states(smaller))
+
+
+def test_a_block_with_one_head_keeps_it(student: Student) -> None:
+    scores = importance(student, shop()[0], HardLabels(), seed=0)
+    assert torch.equal(states(pruned(student, scores, 1.0, 0.5)), states(student))
+
+
+def test_importance_finds_the_head_that_does_nothing(two_headed: Student) -> None:
+    lame = Student(two_headed.shape, 0.0)
+    lame.load_state_dict(two_headed.state_dict())
+    lame.blocks[0].out.weight.data[:, 8:] = 0
+    lame.blocks[1].out.weight.data[:, :8] = 0
+    first, second = importance(lame, shop()[0], HardLabels(), seed=0).heads
+    assert (first[1], second[0]) == (0, 0)
+    assert min(first[0], second[1]) > 0
+    assert torch.allclose(
+        states(pruned(lame, Importance([torch.ones(64)] * 2, [first, second]), 1.0, 0.5)), states(lame), atol=1e-6
+    )
+
+
+def test_importance_of_a_head_is_the_squared_sum_of_weight_times_gradient() -> None:
+    student = trained(1, blocks=1, heads=2)
+    batches = []
+
+    def once(states: Tensor, table: Tensor, batch: Batch) -> Tensor:
+        batches.append(HardLabels()(states, table, batch))
+        return batches[-1]
+
+    (found,) = importance(student, shop()[0], once, seed=0).heads
+    assert len(batches) == 1  # the shop is one batch: nothing to sum over
+    parts: dict[str, nn.Parameter] = dict(student.blocks[0].named_parameters())
+    histories, windows = shop()[0], Windows.of_training(shop()[0], LENGTH)
+    batch = Batch.of(histories, windows, np.arange(len(windows.start)), torch.device("cpu"))
+    student.zero_grad()
+    HardLabels()(student.states(batch.items, student.item_table())[batch.owned], student.item_table(), batch).backward()
+    with torch.no_grad():
+        moved = {name: (part * part.grad).double() for name, part in parts.items()}
+        for head in range(2):
+            rows = [third * 16 + head * 8 + place for third in range(3) for place in range(8)]
+            change = (
+                moved["qkv.weight"][rows].sum() + moved["qkv.bias"][rows].sum() + moved["out.weight"][:, rows[:8]].sum()
+            )
+            assert found[head].item() == pytest.approx(change.item() ** 2, rel=1e-3)
 
 
 def test_pruning_leaves_the_student_it_is_made_from(student: Student) -> None:
@@ -108,14 +173,14 @@ def test_pruning_leaves_the_student_it_is_made_from(student: Student) -> None:
 
 
 def test_a_share_below_one_takes_at_least_one_unit(student: Student) -> None:
-    scores = [torch.arange(64.0)] * 2
+    scores = Importance([torch.arange(64.0)] * 2, [torch.ones(1)] * 2)
     assert pruned(student, scores, 0.999).shape.ffn == (63, 63)
     assert pruned(student, scores, 1).shape.ffn == (64, 64)
     smallest = pruned(student, scores, 0.001)
     assert smallest.shape.ffn == (1, 1)
     assert torch.equal(smallest.blocks[0].up.weight, student.blocks[0].up.weight[63:])
     with pytest.raises(TrainingError, match="one feed-forward unit cannot be pruned"):
-        pruned(smallest, [torch.ones(1)] * 2, 0.5)
+        pruned(smallest, Importance([torch.ones(1)] * 2, scores.heads), 0.5)
 
 
 def test_importance_is_the_squared_sum_of_weight_times_gradient() -> None:
@@ -128,20 +193,20 @@ def test_importance_is_the_squared_sum_of_weight_times_gradient() -> None:
     def states_sum(states: Tensor, table: Tensor, batch: Batch) -> Tensor:
         return states.sum()
 
-    (scores,) = importance(student, shop()[0], states_sum, seed=0)
+    (scores,) = importance(student, shop()[0], states_sum, seed=0).units
     assert scores[0] == 0
     assert scores.shape == (64,)
     assert (scores[1:] > 0).all()
-    again = importance(student, shop()[0], states_sum, seed=0)[0]
+    again = importance(student, shop()[0], states_sum, seed=0).units[0]
     assert torch.equal(scores, again)
 
 
 def test_importance_finds_the_unit_that_matters(student: Student) -> None:
-    scores = importance(student, shop()[0], HardLabels(), seed=0)
+    scores = importance(student, shop()[0], HardLabels(), seed=0).units
     dead = Student(student.shape, 0.0)
     dead.load_state_dict(student.state_dict())
     dead.blocks[0].down.weight.data[:, int(scores[0].argmax())] = 0
-    assert importance(dead, shop()[0], HardLabels(), seed=0)[0][int(scores[0].argmax())] < scores[0].median()
+    assert importance(dead, shop()[0], HardLabels(), seed=0).units[0][int(scores[0].argmax())] < scores[0].median()
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +218,8 @@ def compressed(student: Student, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_every_point_is_tried_with_the_control_beside_the_pruned(compressed: tuple[Compression, Path]) -> None:
     points = compressed[0].points
-    assert [(p.keep_ffn, p.table_bits, p.recovered) for p in points] == [
-        (1.0, 8, False), (1.0, 32, False), (1.0, 8, True), (1.0, 32, True), (0.25, 8, True), (0.25, 32, True)
+    assert [(p.keep_ffn, p.table_bits, p.recovery) for p in points] == [
+        (1.0, 8, ""), (1.0, 32, ""), (1.0, 8, "hard"), (1.0, 32, "hard"), (0.25, 8, "hard"), (0.25, 32, "hard")
     ]  # fmt: skip
     assert len({p.bytes for p in points}) == 4  # a recovered point is as large as the one it comes from
     assert points[4].bytes < points[0].bytes < points[1].bytes
@@ -203,7 +268,7 @@ def test_without_time_it_chooses_from_what_there_is(
 def test_a_forced_prune_is_a_prune(student: Student, tmp_path: Path) -> None:
     config = CompressConfig(keep_ffn=(0.25,), table_bits=(8,), recovery_epochs=0, max_loss=1.0)
     compression = compress(student, publication(), recovery(), config, tmp_path / "out")
-    assert [(p.keep_ffn, p.recovered) for p in compression.points] == [(0.25, False)]
+    assert [(p.keep_ffn, p.recovery) for p in compression.points] == [(0.25, "")]
     assert Runtime.open(tmp_path / "out").card.ffn == (16, 16)
     assert compression.student.shape.ffn == (16, 16)
 
@@ -221,7 +286,7 @@ def test_nothing_within_the_loss_falls_back_to_float(student: Student, tmp_path:
 
 
 def point(size: int, ndcg: float, low: float, **other: object) -> Point:
-    made = Point(0.5, 8, True, size, ndcg, Interval(low + 0.01, low, low + 0.02), False, "")
+    made = Point(0.5, 8, "soft", size, ndcg, Interval(low + 0.01, low, low + 0.02), False, "")
     return replace(made, **other)  # type: ignore[arg-type]
 
 
@@ -242,8 +307,9 @@ def test_a_bound_on_the_limit_is_not_below_it() -> None:
 
 
 def test_the_fall_back_is_the_untouched_student_in_float() -> None:
-    untouched = point(100, 0.3, -0.5, keep_ffn=1.0, table_bits=32, recovered=False)
-    control = replace(untouched, recovered=True)
+    untouched = point(100, 0.3, -0.5, keep_ffn=1.0, table_bits=32, recovery="")
+    control = replace(untouched, recovery="soft")
+    assert choice([point(1, 0.3, -0.5), replace(untouched, keep_heads=0.5)], 0.02) is None
     assert choice([point(1, 0.3, -0.5), control], 0.02) is None
     assert choice([point(1, 0.3, -0.5), control, untouched], 0.02) == 2
 
@@ -288,3 +354,81 @@ def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(student: 
     assert Runtime.open(tmp_path / "halved").card.neighbours == 2
     best = np.sort(near.near.toarray(), axis=1)[:, -2:]
     assert np.sort(near.nearest(0.5).near.toarray(), axis=1)[:, -2:] == pytest.approx(best)
+
+
+def test_heads_are_tried_beside_the_fewest_units_and_only_where_there_are_several() -> None:
+    config = CompressConfig(keep_ffn=(0.25, 1.0, 0.5), keep_heads=(0.5, 1.0), recovery_epochs=1)
+    one, two = DecoderShape.of(ITEMS, 16, 1, LENGTH), DecoderShape.of(ITEMS, 64, 1, LENGTH)
+    without = [Cut(1.0, 1.0, False), Cut(1.0, 1.0, True), Cut(0.5, 1.0, True), Cut(0.25, 1.0, True)]
+    assert grid(config, one) == without
+    assert grid(config, two) == [*without, Cut(0.25, 0.5, True)]
+    alone = config.model_copy(update={"keep_ffn": (1.0,), "keep_heads": (0.5,)})
+    assert grid(alone, two) == [Cut(1.0, 1.0, True), Cut(1.0, 0.5, True)]
+    assert grid(alone, one) == [Cut(1.0, 1.0, False)]
+    nothing = config.model_copy(update={"keep_ffn": (1.0,), "keep_heads": (1.0,)})
+    assert grid(nothing, two) == [Cut(1.0, 1.0, False)]  # without a cut there is no control
+    unrecovered = config.model_copy(update={"keep_ffn": (0.5,), "recovery_epochs": 0})
+    assert grid(unrecovered, two) == [Cut(0.5, 1.0, False), Cut(0.5, 0.5, False)]
+
+
+def test_a_student_with_a_head_less_is_served(two_headed: Student, tmp_path: Path) -> None:
+    config = CompressConfig(keep_ffn=(0.5,), keep_heads=(0.5,), table_bits=(8,), recovery_epochs=0, max_loss=1)
+    made = compress(two_headed, publication(), recovery(), config, tmp_path)
+    assert [(p.keep_ffn, p.keep_heads) for p in made.points] == [(0.5, 0.5)]
+    runtime = Runtime.open(tmp_path)
+    assert (runtime.card.heads, runtime.card.ffn) == ((1, 1), (32, 32))
+    found = runtime.scores([np.array([3, 4, 6], np.int32)])
+    expected = Scorer(made.student, LENGTH, "student").scores([np.array([3, 4, 6], np.int32)])
+    assert np.abs(found - expected).max() <= 0.02 * np.ptp(expected)
+
+
+class Contrary:
+    """An objective that unlearns: distillation from a teacher that is wrong."""
+
+    def __call__(self, states: Tensor, table: Tensor, batch: Batch) -> Tensor:
+        return -HardLabels()(states, table, batch)
+
+
+def test_hard_labels_recover_what_distillation_did_not(student: Student) -> None:
+    small = pruned(student, importance(student, shop()[0], HardLabels(), seed=0), 0.02)
+    wrong = replace(recovery(), objective=Contrary(), distilled=True)
+    kind, found = Recoverer(wrong, 1, student)(small, lambda: False)
+    assert kind == "hard"
+    expected, by_hand = Recoverer(recovery(), 1, student)(small, lambda: False)
+    assert expected == "hard"
+    assert torch.equal(states(found), states(by_hand))
+    assert Recoverer(wrong, 1, student)(small, lambda: True)[0] == "soft"  # no time for a second training
+
+
+def test_hard_labels_are_not_tried_where_distillation_lost_nothing(student: Student) -> None:
+    """The student of before is one that anything is better than."""
+    weak = Student.untrained(student.shape, 0.0, seed=1)
+    asked = []
+
+    def heard(states: Tensor, table: Tensor, batch: Batch) -> Tensor:
+        asked.append(len(batch.labels))
+        return HardLabels()(states, table, batch)
+
+    soft = replace(recovery(), objective=heard, distilled=True)
+    kind, found = Recoverer(soft, 1, weak)(student, lambda: False)
+    assert kind == "soft"
+    assert asked
+    assert not torch.equal(states(found), states(student))
+    kept = Recoverer(replace(soft, learning_rate=0.0), 1, student)(student, lambda: False)
+    assert kept[0] == "soft"  # as good as before is not worse
+    assert torch.equal(states(kept[1]), states(student))
+
+
+def test_a_control_that_is_better_replaces_the_student_as_it_is() -> None:
+    untouched = point(100, 0.30, -0.001, keep_ffn=1.0, recovery="")
+    control = replace(untouched, recovery="soft", ndcg=0.31)
+    assert choice([untouched, control], 0.02) == 1
+    assert choice([untouched, replace(control, ndcg=0.29)], 0.02) == 0
+
+
+def test_a_row_from_a_text_is_not_pushed_away_by_recovery(student: Student) -> None:
+    """The last item has no training event."""
+    longer = grow(student, ITEMS + 1, rows=torch.ones(1, student.shape.width))
+    _, found = Recoverer(recovery(), 1, longer)(longer, lambda: False)
+    assert torch.equal(found.table.weight[-1], longer.table.weight[-1])
+    assert not torch.equal(found.table.weight[:-1], longer.table.weight[:-1])

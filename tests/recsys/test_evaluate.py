@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.dataset import Build, Dataset
-from recsys.evaluate import ModelReport, OnCatalog, evaluate, head_items, latency, relative_popularity
+from recsys.evaluate import ModelReport, OnCatalog, evaluate, head_items, latency, relative_popularity, unseen_hits
 from recsys.histories import Cases, Catalog, Histories
 from recsys.recommender import History, Recommender
 
@@ -109,6 +109,18 @@ def test_the_head_makes_four_fifths_of_the_training_events():
 def test_the_tail_share_counts_targets_outside_the_head():
     only_the_first = replace(CASES, targets=[np.array([1, 4]), np.array([5, 6]), np.array([1])])
     assert evaluate(Table(descending()), only_the_first, DATASET, 1).tail_share == pytest.approx([0.5, 1, 0])
+
+
+def test_a_hit_on_an_item_nobody_had_is_counted_for_those_who_took_one():
+    counts = np.array([4, 3, 2, 1, 0, 0])
+    targets = [np.array([5]), np.array([1, 6]), np.array([2, 3]), np.array([5, 6])]
+    lists = np.array([[5, 1], [1, 2], [2, 3], [6, 0]])
+    assert unseen_hits(lists, targets, counts) == pytest.approx([1, 0, np.nan, 1], nan_ok=True)
+    report = evaluate(
+        Table(descending()), replace(CASES, targets=[np.array([1]), np.array([5]), np.array([4])]), DATASET, 1
+    )
+    unseen = DATASET.training_counts()[[0, 4, 3]] == 0
+    assert np.array_equal(np.isfinite(report.unseen_hit_at_10), unseen)
 
 
 def test_popularity_is_relative_to_the_average_item():

@@ -31,6 +31,7 @@ def report(model: str, ndcg: np.ndarray, **changes) -> ModelReport:
         bytes=4_000_000,
         history_lengths=np.arange(users) % 40 + 1,
         tail_share=np.where(np.arange(users) % 4 == 0, 1.0, 0.0),
+        unseen_hit_at_10=np.full(users, np.nan),
         as_of=1_700_000_000,
         catalog_items=500,
     )
@@ -487,3 +488,22 @@ def test_nothing_that_is_not_finite_ever_passes(name, where, bad, user):
     verdict = judge(night, GATE, LIMITS)
     assert verdict.decision == "REJECT"
     verdict.to_json()
+
+
+def test_items_without_training_events_are_compared_where_it_is_asked():
+    some = np.where(np.arange(USERS) % 8 == 0, 1.0, np.nan)
+    worse = np.where(np.arange(USERS) % 16 == 0, 0.0, some)
+    blind = evidence(
+        artifact=report("artifact", QUALITY, bytes=800_000, unseen_hit_at_10=worse),
+        teacher=report("teacher", QUALITY, unseen_hit_at_10=some),
+    )
+    assert "unseen_items" not in [row.name for row in judge(blind, GATE, LIMITS).criteria]
+    asked = GATE.model_copy(update={"unseen_retention": 0.6})
+    verdict = judge(blind, asked, LIMITS)
+    assert verdict.decision == "REJECT"
+    row = criterion(verdict, "unseen_items")
+    assert (row.value, row.outcome) == (pytest.approx(0.5), "fail")
+    assert "of 50 users" in row.sentence
+    few = judge(evidence(), asked, LIMITS)
+    assert few.decision == "PROMOTE"
+    assert (criterion(few, "unseen_items").outcome, criterion(few, "unseen_items").proven) == ("pass", False)

@@ -1,6 +1,7 @@
 """The hand-built ONNX graph: it scores as torch does, ranks exactly, and is the same file every time."""
 
 import hashlib
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from scipy.sparse import csr_array
 from recsys.decoder import Decoder, DecoderShape
 from recsys.graph import CHUNK, CHUNKED_FROM, serving_graph
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.quantize import RowTable, packed
+from recsys.quantize import RowTable, packed, rounded
 from recsys.recommender import top_k
 
 LENGTH = 12
@@ -47,7 +48,7 @@ def requests(items: int, lengths: list[int], k: int, seed: int = 0) -> dict[str,
 
 def torch_scores(model: Decoder, feeds: dict[str, np.ndarray], bits: int) -> np.ndarray:
     """Each request alone and unpadded, so that the graph's masks are tested against none."""
-    table = model.item_table().detach()
+    model, table = rounded(model, bits), model.item_table().detach()
     if bits != 32:
         table = torch.from_numpy(RowTable.of(table.numpy(), bits).dequantized())
     rows = []
@@ -98,7 +99,7 @@ def test_integer_scores_are_exact_where_pairwise_int16_saturates() -> None:
 
 
 def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> None:
-    model = decoder(DecoderShape.of(500, 64, 1, LENGTH))
+    model = rounded(decoder(DecoderShape.of(500, 64, 1, LENGTH)), 8)  # rounded again it is the same
     feeds = requests(500, [LENGTH], k=0)
     table = RowTable.of(model.item_table().detach().numpy(), 8)
     with torch.inference_mode():
@@ -152,7 +153,7 @@ def test_the_best_are_exact_with_ties_by_the_lower_code(items: int, bits: int) -
     graph = session(serving_graph(model, bits))
     for k in (1, 7, 30):
         feeds = requests(items, [2, 5, 12], k=k, seed=k)
-        codes, scores, unasked = graph.run(None, feeds)
+        codes, scores, unasked, _ = graph.run(None, feeds)
         every = graph.run(["all_scores"], {**feeds, "k": np.array([0])})[0]
         for row, barred in zip(every, feeds["exclude"], strict=True):
             row[barred[barred > 0] - 1] = -np.inf
@@ -293,6 +294,64 @@ def test_four_bits_are_half_the_table_in_the_file_and_unpacked_once_when_it_is_l
     onnxruntime.InferenceSession(serving_graph(model, 4), options, providers=["CPUExecutionProvider"])
     kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert not kinds & {"BitShift", "BitwiseAnd"}
+
+
+def linears(model: Decoder) -> dict[str, torch.nn.Parameter]:
+    """And positions; not the table."""
+    return {name: w for name, w in model.named_parameters() if w.ndim == 2 and name != "table.weight"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_linears_and_positions_are_in_eight_bits_and_score_as_their_dequantized_floats(bits: int) -> None:
+    model = decoder(DecoderShape.of(300, 64, 2, LENGTH), seed=4)
+    table = RowTable.of(model.item_table().detach().numpy(), bits)
+    plain = deepcopy(model)  # by numpy alone: a scale a row, the largest of it 127
+    for weight in linears(plain).values():
+        scale = np.abs(weight.detach().numpy()).max(1, keepdims=True) / np.float32(127)
+        weight.data = torch.from_numpy(np.rint(weight.detach().numpy() / scale) * scale)
+    feeds = requests(300, [1, 2, LENGTH, 7], k=0)
+    found = session(serving_graph(model, bits)).run(["all_scores"], feeds)[0]
+    for row, (history, length) in enumerate(zip(feeds["history"], feeds["length"], strict=True)):
+        with torch.inference_mode():
+            items = torch.from_numpy(history[None, :length])
+            state = plain.states(items, torch.from_numpy(table.dequantized()))[0, -1].numpy()
+        scale = np.abs(state).max() / np.float32(127)
+        expected = (
+            (table.rows[1:].astype(np.int64) @ np.rint(state / scale).astype(np.int64)) * table.scales[1:] * scale
+        )
+        assert np.abs(found[row] - expected).max() <= 1e-4 * np.ptp(expected)
+    untouched = torch_scores(model, feeds, 32)
+    assert np.abs(found - untouched).max() > 1e-3 * np.ptp(untouched)  # rounding is seen
+
+
+def test_the_file_is_smaller_by_three_quarters_of_its_linears_which_are_unpacked_when_it_is_loaded(tmp_path) -> None:
+    model = decoder(DecoderShape.of(30, 64, 1, 50))
+    table = 31 * (64 * 3 - 4)  # of four bytes an element one is left, and a scale a row comes to it
+    of_floats = sum(4 * weight.numel() for weight in linears(model).values())
+    saved = len(serving_graph(model, 32)) - len(serving_graph(model, 8)) - table
+    assert saved == pytest.approx(0.75 * of_floats, rel=0.03)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(serving_graph(model, 8), options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(tmp_path / "optimized.onnx").graph
+    whole = {tensor.name for tensor in loaded.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    assert not whole  # a request meets floats: nothing of eight bits but the table, which is unsigned
+
+
+def test_rounding_leaves_the_decoder_and_twice_is_once() -> None:
+    model = decoder(PRUNED)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    once = rounded(model, 8)
+    twice = rounded(once, 4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert once.table is model.table
+    for name, tensor in once.state_dict().items():
+        torch.testing.assert_close(twice.state_dict()[name], tensor, rtol=1e-6, atol=0)
+    moved = [
+        not torch.equal(before[name], once.state_dict()[name]) for name in linears(model) if name != "table.weight"
+    ]
+    assert all(moved)
+    assert rounded(model, 32) is model
 
 
 def test_a_width_that_is_odd_is_packed_too() -> None:

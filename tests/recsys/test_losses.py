@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.losses import Distillation, SoftTargets, Targets, exact, sampled, topk_tail
+from recsys.losses import Distillation, Targets, exact, sampled
 from recsys.soft_labels import Labelling, SoftLabels
+from recsys.soft_losses import SoftTargets, topk_tail
 from recsys.training import Batch, HardLabels
 
 P, D, N, V, K = 6, 4, 20, 15, 3
@@ -57,7 +58,7 @@ def test_exact_is_the_naive_computation_and_so_are_its_gradients(made, chunk_byt
 
 def test_the_tail_bucket_by_hand():
     soft = SoftTargets(torch.tensor([[1]]), torch.tensor([[0.5]]), torch.tensor([0.5]), 3)
-    loss = topk_tail(torch.tensor([[0.25]]).log(), torch.tensor([0.75]).log(), soft)
+    loss = topk_tail(torch.tensor([[0.25]]).log(), torch.tensor([[0.75]]).log(), soft)
     assert loss.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
 
 

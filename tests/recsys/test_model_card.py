@@ -43,6 +43,7 @@ def report(model: str, ndcg: np.ndarray, **changes) -> ModelReport:
         bytes=4_000_000,
         history_lengths=np.arange(users) % 40 + 1,
         tail_share=np.where(np.arange(users) % 4 == 0, 1.0, 0.0),
+        unseen_hit_at_10=np.full(users, np.nan),
         as_of=1_700_000_000,
         catalog_items=500,
     )

@@ -128,8 +128,8 @@ def test_of_many_trials_the_best_are_drawn_and_the_undistilled_one():
 def test_the_grid_shows_refused_points_and_the_limit():
     picture = pictures.grid(STORY)
     assert "limit −2\u00a0%" in texts(picture)
-    assert "25\u00a0%/100\u00a0%, 8 bit: 400\u00a0kB −3.0\u00a0%" in picture.alt
-    assert "100\u00a0%/100\u00a0%, 8 bit: 470\u00a0kB −0.4\u00a0%" in picture.alt
+    assert "25\u00a0%/100\u00a0%/100\u00a0%, 8 bit: 400\u00a0kB −3.0\u00a0%" in picture.alt
+    assert "100\u00a0%/100\u00a0%/100\u00a0%, 8 bit: 470\u00a0kB −0.4\u00a0%" in picture.alt
 
 
 def test_hostile_names_are_clipped_and_stay_text():

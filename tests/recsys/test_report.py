@@ -15,6 +15,7 @@ from recsys.story import (
     Example,
     FileRow,
     GridPoint,
+    KnobRow,
     LineageNode,
     ModelRow,
     Pick,
@@ -94,7 +95,9 @@ PROMOTE = Story(
     grid=(
         GridPoint(1.0, 8, 500_000, Estimate(-0.004, -0.01, 0.002), "larger", True, "larger than needed"),
         GridPoint(0.25, 8, 400_000, Estimate(-0.005, -0.014, 0.004), "chosen", False, "the smallest within"),
-        GridPoint(0.1, 8, 390_000, Estimate(-0.028, -0.04, -0.016), "refused", False, "its bound is too low"),
+        GridPoint(
+            0.1, 8, 390_000, Estimate(-0.028, -0.04, -0.016), "refused", False, "its bound is too low", 1.0, 0.5, "hard"
+        ),
     ),
     grid_max_loss=0.02,
     criteria=(
@@ -191,7 +194,8 @@ def test_equal_stories_give_equal_pages(pages):
         "✓ best",
         "no distillation",
         "On none of 1 slice is it proven more than 10 % worse than the champion.",
-        "3 points tried, 1 refused. Chosen: 25 % of the feed-forward units, 100 % of the neighbours, 8-bit item table,",
+        "3 points tried, 1 refused. Chosen: 25 % of the feed-forward units, 100 % of the heads, 100 % of the neighbours,",
+        "10 % hard labels again 50 % 100 % 8 390 kB",
         "−2.8 % −4.0 to −1.6 % ✗ refused its bound is too low",
         "1,000 rows in: 990 accepted, 10 quarantined (1.0 %)",
         "no user 7 time in the future 3",
@@ -207,6 +211,15 @@ def test_equal_stories_give_equal_pages(pages):
 )
 def test_a_promotion_tells_every_part(pages, words):
     assert words in spaced(Page(pages["promote"]).text).replace(" .", ".")
+
+
+def test_what_the_knobs_mattered_is_one_sentence_where_the_search_was_long_enough_to_say(pages):
+    assert "What mattered" not in pages["promote"]
+    told = leads(replace(PROMOTE, knobs=(KnobRow("width", 0.63), KnobRow("weight", 0.26), KnobRow("k", 0.11))))
+    assert spaced(told["learning"]).endswith(
+        " What mattered, roughly: width 63 %, distillation weight 26 %, soft labels K 11 % "
+        "(fANOVA over 1 complete distilled trial)."
+    )
 
 
 def test_a_lineage_names_parents_by_step_or_by_the_beginning_of_their_digest(pages):

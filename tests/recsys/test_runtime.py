@@ -20,8 +20,9 @@ from recsys.graph import serving_graph
 from recsys.histories import Catalog
 from recsys.item_columns import Filter, ItemColumns
 from recsys.recommender import top_k
-from recsys.runtime import Recommendation, Runtime, ServingGraph, _load_pyfunc
+from recsys.runtime import Recommendation, Runtime, _load_pyfunc
 from recsys.sequence_model import Scorer
+from recsys.serving_graph import ServingGraph
 
 ITEMS = 20
 LENGTH = 8
@@ -92,6 +93,34 @@ def test_top_is_the_top_of_the_scores(exclude: Runtime) -> None:
             assert np.array_equal(got, expected)
         assert (found[0].dtype, found[1].dtype) == (np.int32, np.float32)
     assert exclude.top(histories, 3)[0].shape == (4, 3)
+
+
+def test_new_items_are_ranked_among_the_old_which_score_as_before(exclude: Runtime) -> None:
+    rows = np.random.default_rng(2).normal(size=(3, SHAPE.width)).astype(np.float32)
+    rows[2] = rows[0]  # a tie: the lower code comes first
+    columns = ItemColumns(["new-1", "new-2", "new-3"], np.zeros(3, np.int64), categories=pa.array(["x", None, "x"]))
+    more = exclude.with_items(columns, rows)
+    assert (exclude.items, more.items) == (ITEMS, ITEMS + 3)
+    histories = [codes(1, 2), codes(3, 22), codes(5, 6, 7), codes(21)]
+    scores = more.scores(histories)
+    assert np.array_equal(scores[:3, :ITEMS], exclude.scores(histories[:3]))
+    states = np.concatenate([exclude.graph.states([read]) for read in (codes(1, 2), codes(3), codes(5, 6, 7))])
+    assert scores[:3, ITEMS:] == pytest.approx(states @ rows.T, abs=1e-6)
+    barred = [codes(1, 2, 21), codes(3, 22, 99), codes(5, 6, 7), codes(21)]
+    for row, out in zip(scores, barred, strict=True):
+        row[out[out <= ITEMS + 3] - 1] = -np.inf
+    for k in (1, 5, 50):
+        found = more.top(histories, k, barred)
+        for got, expected in zip(found, top_k(scores, k), strict=True):
+            assert np.array_equal(got, expected)
+    served = more.serve(histories, ITEMS + 3)
+    assert served.popular.tolist() == [False, False, False, True]
+    assert 22 not in served.codes[1]
+    only = more.serve(histories[:1], 5, [more.columns.filter(categories=["x"])])
+    assert set(only.codes[0]) == {21, 23, 0}
+    assert more.recommend([["item-1"]], ITEMS + 3)[0] != exclude.recommend([["item-1"]], ITEMS + 3)[0]
+    with pytest.raises(DataError, match="'new-1' is in the model already"):
+        more.with_items(columns, rows)
 
 
 def test_a_catalog_of_many_chunks_is_ranked_alike(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from recsys.config import LabelsConfig, SearchConfig
 from recsys.decoder import DecoderShape
 from recsys.errors import ConfigError, TrainingError
 from recsys.histories import Cases, Histories
-from recsys.search import Lessons, Search, SearchPlace, search
+from recsys.search import Lessons, Parent, Search, SearchPlace, search
 from recsys.sequence_model import ranking_validator
 from recsys.soft_labels import Labelling, Positions, SoftLabels, write_segment
 from recsys.student import WEIGHTS, Student, grow
@@ -246,8 +246,14 @@ def test_weights_that_are_no_numbers_after_an_epoch_fail_the_trial(lessons, tmp_
         search(lessons, CONFIG, place_in(tmp_path))
 
 
-def test_a_warm_start_goes_on_from_the_grown_parent_with_fewer_and_smaller_steps(lessons, tmp_path, monkeypatch):
-    parent = Student.untrained(DecoderShape.of(ITEMS, 8, 1, LENGTH), 0.0, seed=9)
+@pytest.mark.parametrize("control_width", [8, 4, None])
+def test_a_warm_start_goes_on_from_the_grown_parents_with_fewer_and_smaller_steps(
+    lessons, tmp_path, monkeypatch, control_width
+):
+    parent, control = (
+        width and Student.untrained(DecoderShape.of(ITEMS, width, 1, LENGTH), 0.0, seed=seed)
+        for width, seed in ((8, 9), (control_width, 10))
+    )
     wider = Lessons(lessons.histories, ITEMS + 2, LENGTH, lessons.labels, lessons.validation)
     starts, schedules = [], []
 
@@ -258,22 +264,40 @@ def test_a_warm_start_goes_on_from_the_grown_parent_with_fewer_and_smaller_steps
 
     monkeypatch.setattr("recsys.search.fit", watched)
     config = CONFIG.model_copy(update={"trials": 2, "epochs": 11})
-    found = search(wider, config, place_in(tmp_path), warm=parent)
+    found = search(wider, config, place_in(tmp_path), warm=Parent(parent, control))
     assert [trial.width for trial in found.trials] == [8, 8]
-    assert [schedule.epochs for schedule in schedules] == [11, 2]
+    assert schedules[1].epochs == 2
     assert schedules[1].learning_rate == pytest.approx(0.3 * config.learning_rate)
     assert torch.equal(starts[1], grow(parent, ITEMS + 2).table.weight)
-    # The parent was distilled: what had started from it would be no student without distillation.
-    assert schedules[0].learning_rate == config.learning_rate
-    scratch = Student.untrained(DecoderShape.of(ITEMS + 2, 8, 1, LENGTH), 0.0, config.seed)
-    assert torch.equal(starts[0], scratch.table.weight)
+    if control_width == 8:  # equal steps for the student that never saw a soft label
+        assert schedules[0] == schedules[1]
+        assert torch.equal(starts[0], grow(control, ITEMS + 2).table.weight)
+    else:  # the parent was distilled: what had started from it would be no student without distillation
+        assert (schedules[0].epochs, schedules[0].learning_rate) == (11, config.learning_rate)
+        scratch = Student.untrained(DecoderShape.of(ITEMS + 2, 8, 1, LENGTH), 0.0, config.seed)
+        assert torch.equal(starts[0], scratch.table.weight)
     assert found.student.shape.items == ITEMS + 2
+    assert torch.equal(found.control.table.weight, Student.load(tmp_path / "weights" / "trial-000").table.weight)
 
 
 def test_a_parent_that_reads_another_length_is_refused(lessons, tmp_path):
     parent = Student.untrained(DecoderShape.of(ITEMS, 8, 1, LENGTH + 2), 0.0, seed=9)
     with pytest.raises(ConfigError, match=r"reads 10 items, tonight's are to read 8 \(data.history_length\)"):
-        search(lessons, CONFIG, place_in(tmp_path), warm=parent)
+        search(lessons, CONFIG, place_in(tmp_path), warm=Parent(parent))
+
+
+def test_the_loss_of_the_configuration_is_what_distilled_trials_learn_from(undisturbed, lessons, tmp_path):
+    found, _ = undisturbed
+    config = CONFIG.model_copy(update={"trials": 3, "loss": "hard_label"})
+    other = search(lessons, config, place_in(tmp_path))
+    assert told(other)[0] == told(found)[0], "the undistilled student knows no loss"
+    assert [trial.k for trial in other.trials] == [0, 1, 1], "the first rank alone leaves no choice of K"
+    ranks = [
+        search(lessons, CONFIG.model_copy(update={"trials": 2, "loss": name}), place_in(tmp_path / name))
+        for name in ("rrd", "sampled")
+    ]
+    ends = [each.trials[1].epochs[-1].loss for each in (found, other, *ranks)]
+    assert len(set(ends)) == 4
 
 
 def test_labels_with_few_items_leave_no_choice_of_k(lessons, tmp_path):

@@ -13,16 +13,19 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from recsys import past
-from recsys.config import DataConfig, EventsConfig
+from recsys.config import DataConfig, EventsConfig, TextConfig
 from recsys.dataset import BuildPlan, build
 from recsys.decoder import DecoderShape
 from recsys.errors import ConfigError, DataError, HomeError, RegistryError
 from recsys.events import EventSource, validate_file
 from recsys.export import Publication, export
 from recsys.histories import Catalog
+from recsys.item_text import TextEncoder, sentence
+from recsys.new_items import text_map_of
 from recsys.runtime import Runtime
 from recsys.split import DAY
 from recsys.student import Student
+from recsys.text_map import TextMap
 from tasks.adapters.ledger import Entry, Ledger
 from tasks.adapters.registry import STUDENT, Registry
 from tasks.adapters.settings import Settings
@@ -30,9 +33,11 @@ from tasks.adapters.store import Recipe, Store
 from tasks.adapters.tracking import Tracking
 from tasks.adapters.vault import Vault
 from tasks.score_users import RECOMMENDATIONS, Request, score_users
+from tasks.workshop import Workshop
 
 KNOWN = [f"item-{number}" for number in range(12)]
 COUNTS = np.arange(12, 0, -1)  # item-0 is the most popular
+TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("mug", "lamp", "chair", "towel")]
 FIRST = 1_700_000_000
 EVENTS = [  # user, item, day; item-new is unknown to the model
     *((f"user-{number}", f"item-{number + step}", step) for number in range(6) for step in range(4)),
@@ -65,6 +70,17 @@ def write_artifact(out: Path, dataset: str, repeats: str = "exclude") -> None:
     export(student, Publication(catalog, COUNTS[::-1].copy(), repeats, {"dataset": dataset}), 8, out)
 
 
+def write_reading_artifact(out: Path, dataset: str) -> None:
+    """One that has learnt what a title says."""
+    student = Student.untrained(DecoderShape.of(12, 16, 1, 4), 0.0, seed=0).eval()
+    encoder = TextEncoder(TextConfig())
+    texts = encoder.encode([sentence(title, None, None) for title in TITLES])
+    text_map = TextMap.of(student.item_table().detach().numpy()[1:], texts, COUNTS, encoder.described())
+    catalog = Catalog(KNOWN, TITLES, [None] * 12, [None] * 12)
+    publication = Publication(catalog, COUNTS, "exclude", {"dataset": dataset}, text_map=text_map)
+    export(student, publication, 32, out)
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A home in which a night has ended: version 1 is champion, version 2 allows repeats and is challenger."""
@@ -85,6 +101,11 @@ def settings(tmp_path_factory):
             )
             folder = store.open("artifact", made.digest)
             registry.register(STUDENT, folder, "recsys.runtime", run_id=run_id, intent=repeats, tags={}, description="")
+        made = store.make(
+            Recipe("artifact", 1, {"reads": True}, ()), lambda out: write_reading_artifact(out, dataset.digest)
+        )
+        folder = store.open("artifact", made.digest)
+        registry.register(STUDENT, folder, "recsys.runtime", run_id=run_id, intent="reads", tags={}, description="")
         tracking.finish(run_id, "FINISHED")
         Ledger(settings, registry).append(Entry("promote", 1, 0, "", "somebody", "it is good"))
         registry.set_alias(STUDENT, "challenger", 2)
@@ -134,6 +155,34 @@ def test_everybody_is_served_from_all_events_up_to_as_of(settings, request_of):
         assert np.allclose([row["score"] for row in rows], [item.score for item in expected], atol=1e-6)
         assert not {row["item_id"] for row in rows} & set(history)
         assert {row["model_version"] for row in rows} == {1}
+
+
+def test_new_items_are_ranked_by_their_texts_and_the_old_as_before(settings, request_of, tmp_path):
+    rows = {"item_id": ["item-new", "item-0", "item-dumb"], "title": ["red lamp", "red mug", None]}
+    pq.write_table(pa.table(rows), tmp_path / "items.parquet")
+    before = score(settings, request_of(model="3", k=14))[2]
+    scored, _, served = score(settings, request_of(model="3", k=14, items=tmp_path / "items.parquet"))
+    assert scored.notes == ("1 of 3 items are new and ranked by their texts",)
+    folder = Store(settings.store).open("artifact", Workshop.of(settings).registry.version(STUDENT, 3).digest)
+    row = text_map_of(folder).rows(TextEncoder(TextConfig()).encode(["red lamp."]))[0]
+    runtime = runtime_of(settings, 3)
+    for user, rows in served.items():
+        old = {row["item_id"]: row["score"] for row in before[user]}
+        assert {row["item_id"]: row["score"] for row in rows if row["item_id"] != "item-new"} == old
+        assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+        history = [item for who, item, _ in sorted(EVENTS, key=lambda event: event[2]) if who == user]
+        new = [row["score"] for row in rows if row["item_id"] == "item-new"]
+        if "item-new" in history:
+            assert new == []
+        else:
+            state = runtime.graph.states([runtime.codes(history)[-4:]])[0]
+            assert new == pytest.approx([float(state @ row)], abs=1e-5)
+
+
+def test_a_model_that_reads_no_texts_cannot_take_new_items(settings, request_of, tmp_path):
+    pq.write_table(pa.table({"item_id": ["item-new"], "title": ["red lamp"]}), tmp_path / "items.parquet")
+    with pytest.raises(ConfigError, match="has learnt nothing of texts"):
+        score(settings, request_of(items=tmp_path / "items.parquet"))
 
 
 def test_a_user_with_none_but_unknown_items_gets_the_most_popular(settings, request_of):
@@ -240,7 +289,7 @@ def test_an_alias_that_is_not_set_is_said_with_what_there_is(settings, request_o
     registry = Registry(settings, tracking.client, lambda: tracking.experiment_id)
     registry.set_alias(STUDENT, "challenger", None)
     try:
-        with pytest.raises(RegistryError, match=r"there is no challenger of recsys-student .* there are: 1, 2\."):
+        with pytest.raises(RegistryError, match=r"there is no challenger of recsys-student .* there are: 1, 2, 3\."):
             score_users(settings, request_of(model="challenger"), lambda done: None)
     finally:
         registry.set_alias(STUDENT, "challenger", 2)

@@ -1,0 +1,204 @@
+"""What each loss from the teacher, its weight and K are worth: students of one fixed teacher and its stored labels.
+
+    python -m benchmarks.distillation --data DIR/SHOP [--home DIR] [--widths 16 32] [--losses none topk_tail ...]
+        [--weights .5 .9] [--kept 10 50] [--seeds 0 1] [--epochs 15] [--preset quick] [--split temporal]
+
+The teacher and the labels are those of the last night of --home; where no night has ended, one is run first. Each
+student is one row of the result, written as soon as it is known; rows that are there are not run again. Epochs are
+chosen on validation users; test users are scored once a row. `none` is the student without distillation.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, Self
+
+from benchmarks.distillation_told import as_markdown, draw
+from recsys.config import SearchConfig
+from recsys.dataset import Dataset
+from recsys.decoder import DecoderShape
+from recsys.evaluate import evaluate
+from recsys.losses import Distillation
+from recsys.sequence_model import Scorer, ranking_validator
+from recsys.soft_labels import Positions, Segment, SoftLabels
+from recsys.soft_losses import SOFT_LOSSES
+from recsys.student import Student
+from recsys.teachers import load_teacher
+from recsys.training import Schedule, device, fit
+from tasks import computing
+from tasks.adapters.settings import Settings
+from tasks.adapters.store import Manifest, Store
+from tasks.last_night import HEAD, LastNight
+
+RECSYS = Path(sys.executable).with_name("recsys")
+NONE = "none"
+SECONDS_A_POSITION = 6e-5
+"""Of one epoch on one core, width 32, until a row of this shop has been measured."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student: what sets it apart."""
+
+    width: int  # D
+    loss: str  # of recsys/soft_losses.py, or none
+    weight: float  # a; 0: none
+    k: int  # soft labels used
+    seed: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What all students learn from and are judged on."""
+
+    shop: str
+    dataset: Dataset
+    labels: SoftLabels
+    length: int  # L, the most items that are read
+    teacher: Path  # folder
+    made_from: str  # the beginning of the digests of dataset and teacher
+
+    @classmethod
+    def of(cls, shop: str, store: Store) -> Self:
+        """Of the last night of a home."""
+        night = LastNight.of(store).dataset
+        found = [Manifest.read(path) for path in (store.root / "objects" / "label").glob("*.json")]
+        labels = [one for one in found if one is not None and one.parent_digests[1] == night]
+        newest = max(labels, key=lambda one: store.made_at("label", one.digest) or 0)
+        teacher, _, *earlier = newest.parent_digests
+        segments = [store.open("label", digest) for digest in (*earlier, newest.digest)]
+        dataset, length = Dataset.load(store.open("build", night)), int(newest.config["length"])
+        joined = SoftLabels.open(
+            segments, Positions.of(dataset.histories, length), Segment.load(segments[-1]).labelling
+        )
+        return cls(shop, dataset, joined, length, store.open("teach", teacher), f"{night[:12]} {teacher[:12]}")
+
+    @property
+    def positions(self) -> int:
+        """P, trained on in an epoch."""
+        return int((self.labels.rows >= 0).sum())
+
+
+def main() -> None:
+    """Runs what is asked for and not yet there, and tells all."""
+    asked = _arguments()
+    settings = Settings.from_environment(asked.home)
+    if Store(settings.store).head(HEAD) is None:
+        _night(asked)
+    computing.use(settings)
+    lesson = Lesson.of(asked.data.name, Store(settings.store))
+    rows = [json.loads(line) for line in asked.out.open()] if asked.out.exists() else []
+    there = {_identity(row) for row in rows}
+    cells = [c for c in _cells(asked, lesson) if _identity(_row(lesson, c, asked.epochs)) not in there]
+    minutes = _minutes(lesson, cells, rows, asked.epochs)
+    print(f"{len(cells)} students of {lesson.positions:,} positions, about {minutes:.0f} minutes", flush=True)
+    if not any(row["loss"] == "teacher" and row["made_from"] == lesson.made_from for row in rows):
+        _append(asked.out, rows, _teacher(lesson))
+    for cell in cells:
+        _append(asked.out, rows, {**_row(lesson, cell, asked.epochs), **_student(lesson, cell, asked.epochs)})
+    draw(rows, asked.picture)
+    print(as_markdown(rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--home", type=Path, default=Path("build/distillation"))
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--losses", nargs="+", choices=[NONE, *SOFT_LOSSES], default=[NONE, *SOFT_LOSSES])
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 0.9])
+    parser.add_argument("--kept", type=int, nargs="+", default=[10, 50])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=SearchConfig().epochs)
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--split", default="temporal")
+    parser.add_argument("--out", type=Path, default=Path("docs/distillation.jsonl"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/distillation.png"))
+    return parser.parse_args()
+
+
+def _night(asked: argparse.Namespace) -> None:
+    words = ["nightly", "--home", str(asked.home), "--preset", asked.preset, "--split", asked.split]
+    words += ["--events", str(asked.data / "events.parquet"), "--items", str(asked.data / "items.parquet")]
+    subprocess.run([str(RECSYS), *words], check=True)
+
+
+def _cells(asked: argparse.Namespace, lesson: Lesson) -> Iterator[Cell]:
+    """Seed by seed, so that a run that is cut short has every loss; the first rank alone knows no K."""
+    most = lesson.labels.labelling.top_k
+    kept = sorted({min(k, most) for k in asked.kept})
+    for seed, width, loss in product(asked.seeds, asked.widths, asked.losses):
+        if loss == NONE:
+            yield Cell(width, NONE, 0.0, 0, seed)
+            continue
+        for weight, k in product(asked.weights, (1,) if loss == "hard_label" else kept):
+            yield Cell(width, loss, weight, k, seed)
+
+
+def _row(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
+    return {"shop": lesson.shop, "made_from": lesson.made_from, "epochs": epochs, **asdict(cell)}
+
+
+def _identity(row: dict[str, Any]) -> tuple[object, ...]:
+    return tuple(row.get(name) for name in ("made_from", "epochs", "width", "loss", "weight", "k", "seed"))
+
+
+def _minutes(lesson: Lesson, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], epochs: int) -> float:
+    """From the rows of this shop that were measured, or from a guess."""
+    seconds = [row["seconds"] / row["epochs"] for row in rows if row["shop"] == lesson.shop and row["epochs"]]
+    an_epoch = median(seconds) if seconds else SECONDS_A_POSITION * lesson.positions
+    return len(cells) * epochs * an_epoch / 60
+
+
+def _append(out: Path, rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+    rows.append(row)
+    print(json.dumps(row, sort_keys=True), flush=True)
+
+
+def _teacher(lesson: Lesson) -> dict[str, Any]:
+    """The teacher that labelled, as it labelled: the row all students are held against."""
+    began, model = time.monotonic(), load_teacher(lesson.teacher)
+    row = _row(lesson, Cell(model.model.item_table().shape[1], "teacher", 0.0, 0, 0), 0)
+    tested = _tested(lesson, model.scorer("teacher"))
+    return {**row, "validation_ndcg": None, **tested, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _student(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
+    """A student, trained as the search trains one, and scored on the test users once."""
+    began, knobs = time.monotonic(), SearchConfig()
+    shape = DecoderShape.of(lesson.dataset.catalog.items, cell.width, 1, lesson.length)
+    student = Student.untrained(shape, knobs.dropout, cell.seed).to(device())
+    objective = Distillation(lesson.labels, cell.weight, cell.k)
+    if cell.loss != NONE:
+        objective = Distillation(lesson.labels, cell.weight, cell.k, next(n for n in SOFT_LOSSES if n == cell.loss))
+    trained = fit(
+        student,
+        lesson.dataset.histories,
+        lesson.length,
+        Schedule(epochs, knobs.learning_rate, cell.seed),
+        objective,
+        ranking_validator(student, lesson.dataset.validation_cases()),
+    )
+    best = max(trained, key=lambda epoch: epoch.validation_ndcg)
+    tested = _tested(lesson, Scorer(student, lesson.length, "student"))
+    measured = {"validation_ndcg": best.validation_ndcg, "best_epoch": best.number, **tested}
+    return {**measured, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _tested(lesson: Lesson, model: Scorer) -> dict[str, float]:
+    report = evaluate(model, lesson.dataset.test_cases(), lesson.dataset, 0)
+    return {name: float(report.metrics[name].mean()) for name in ("ndcg_at_10", "hr_at_10")}
+
+
+if __name__ == "__main__":
+    main()

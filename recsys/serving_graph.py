@@ -1,0 +1,68 @@
+"""The file of a published model, loaded: histories in, best items, all scores or states out. Needs no torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+
+from recsys.artifact import MEND, MODEL
+from recsys.errors import ArtifactError
+from recsys.recommender import History
+
+INPUTS = ["history", "length", "exclude", "k"]
+OUTPUTS = ["codes", "scores", "all_scores", "state"]
+
+
+class ServingGraph:
+    """A loaded model.onnx. Histories are codes from 1 to N, none empty, none longer than the model reads."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        try:
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as reason:  # onnxruntime's exceptions have no base class of their own
+            raise ArtifactError(f"onnxruntime cannot load {MODEL}", mend=MEND) from reason
+        found = [node.name for node in (*self.session.get_inputs(), *self.session.get_outputs())]
+        if found not in (INPUTS + OUTPUTS, INPUTS + OUTPUTS[:-1]):  # before 29 November 2026 there was no state
+            raise ArtifactError(f"{MODEL} reads and gives {', '.join(found)}, not what the runtime expects", mend=MEND)
+
+    def all_scores(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, N) float32."""
+        return np.asarray(self._run(["all_scores"], histories, [], 0)[0])
+
+    def best(
+        self, histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (B, K) int64 and scores (B, K); `exclude` holds known codes, one array a history."""
+        codes, scores = self._run(["codes", "scores"], histories, exclude, k)
+        return codes, scores
+
+    def states(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, D) float32: an item's score is the product of its row with it. ArtifactError where the file gives none."""
+        if len(self.session.get_outputs()) < len(OUTPUTS):
+            raise ArtifactError(
+                f"{MODEL} does not give its states: it was made before new items could be added", mend=MEND
+            )
+        return np.asarray(self._run(["state"], histories, [], 0)[0])
+
+    def _run(
+        self, outputs: list[str], histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
+    ) -> list[np.ndarray]:
+        feeds = {
+            "history": _padded(histories, len(histories)),
+            "length": np.array([len(history) for history in histories], np.int64),
+            "exclude": _padded(exclude, len(histories)),
+            "k": np.array([k], np.int64),
+        }
+        return list(self.session.run(outputs, feeds))
+
+
+def _padded(rows: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """(count, longest) int64 with 0 on the right of shorter rows; no column without rows."""
+    table = np.zeros((count, max((len(row) for row in rows), default=0)), np.int64)
+    for into, row in zip(table, rows, strict=False):
+        into[: len(row)] = row
+    return table
