@@ -94,6 +94,9 @@ class TeacherConfig(Section):
     dropout: float = Field(0.5, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
     epochs: int = Field(20, ge=1, le=1000, title="Epochs", description="Passes over the training positions (count)")
     learning_rate: float = Field(2e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
+    members: int = Field(
+        1, ge=1, le=8, title="Members", description="Teachers whose mean logits are the teacher, each trained (count)"
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Of initial weights, batch order and dropout")
 
 
@@ -365,7 +368,7 @@ QUICK = NightConfig(
 )
 STANDARD = NightConfig()
 LARGE = NightConfig(
-    teacher=TeacherConfig(width=256, blocks=2, epochs=40, learning_rate=7e-4),
+    teacher=TeacherConfig(width=256, blocks=2, epochs=40, learning_rate=7e-4, members=2),
     search=SearchConfig(trials=24, widths=(128, 64, 32), epochs=30),
 )
 PRESETS: Mapping[str, NightConfig] = {"quick": QUICK, "standard": STANDARD, "large": LARGE}

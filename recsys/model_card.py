@@ -94,12 +94,18 @@ class TeacherFacts:
     def read(cls, folder: Path) -> Self:
         """From teacher.json and about.json beside a teacher."""
         described, about = (json.loads((folder / name).read_text("utf-8")) for name in ("teacher.json", "about.json"))
-        shape = described["shape"]
-        if described["kind"] == "language_model":
+        if described["kind"] == "ensemble":
+            members = [
+                f"{_several(len(each['heads']), 'block')}, width {each['width']}" for each in described["shapes"]
+            ]
+            words = f"the mean of {len(members)} transformer decoders ({'; '.join(members)})"
+        elif described["kind"] == "language_model":
+            shape = described["shape"]
             backbone = literal_in_registry(plain(Path(shape["backbone"]).name))
             words = f"{_several(shape['layers'], 'layer')} of the language model {backbone}, with LoRA of rank"
             words = f"{words} {shape['lora_rank']} and a head of width {shape['head_width']}"
         else:
+            shape = described["shape"]
             words = f"a transformer decoder of {_several(len(shape['heads']), 'block')}, width {shape['width']}"
         weight = about.get("neighbours_weight", 0.0)
         return cls(words, about["items"], about["length"], about["as_of"], weight)

@@ -20,10 +20,6 @@ class SequenceModel(Protocol):
     def length(self) -> int:
         """L, the most items it reads."""
 
-    @property
-    def table(self) -> nn.Embedding:
-        """(N + 1, D): the items' own vectors, of which `item_table` is made."""
-
     def item_table(self) -> Tensor:
         """(N + 1, D): one vector an item, used on the input and the output side; row 0 is padding."""
 

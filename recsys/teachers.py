@@ -7,6 +7,7 @@ from typing import Self
 
 from recsys.blending import opinion_for
 from recsys.config import BlendConfig
+from recsys.ensemble import Ensemble
 from recsys.errors import StoreError
 from recsys.histories import Cases, Histories
 from recsys.lm_teacher import LmTeacher
@@ -19,7 +20,7 @@ from recsys.teacher import Teacher
 class BlendedTeacher:
     """What writes the soft labels: one object, causal, kept as data. Without an opinion it is the model alone."""
 
-    model: Teacher | LmTeacher
+    model: Teacher | LmTeacher | Ensemble
     opinion: Opinion | None = None
 
     @property
@@ -48,7 +49,7 @@ class BlendedTeacher:
             self.opinion.save(folder)
 
     @classmethod
-    def of(cls, model: Teacher | LmTeacher, histories: Histories, cases: Cases, config: BlendConfig) -> Self:
+    def of(cls, model: Teacher | LmTeacher | Ensemble, histories: Histories, cases: Cases, config: BlendConfig) -> Self:
         """The model with the neighbours of the training part, if `opinion_for` finds on `cases` that it gains by them."""
         if config.neighbours == 0:
             return cls(model)
@@ -62,7 +63,7 @@ def load_teacher(folder: Path) -> BlendedTeacher:
         kind = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError("a teacher cannot be read", where=f"{folder}: {error}") from None
-    for teacher in (Teacher, LmTeacher):
+    for teacher in (Teacher, LmTeacher, Ensemble):
         if kind == teacher.KIND:
             return BlendedTeacher(teacher.load(folder), Opinion.load(folder))
     raise StoreError(f"a teacher of the kind {kind!r} is not known", where=str(folder / "teacher.json"))

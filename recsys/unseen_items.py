@@ -1,16 +1,26 @@
 """Gives the items that nobody has bought yet a row of their own in a trained model's table."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from recsys.sequence_model import SequenceModel
 from recsys.text_map import TextMap
 
 
+class WithOwnVectors(SequenceModel, Protocol):
+    """A sequence model whose items have vectors of their own, of which its item table is made."""
+
+    @property
+    def table(self) -> nn.Embedding:
+        """(N + 1, D)."""
+
+
 def fill_unseen(
-    model: SequenceModel, texts: np.ndarray, counts: np.ndarray, reader: Mapping[str, str]
+    model: WithOwnVectors, texts: np.ndarray, counts: np.ndarray, reader: Mapping[str, str]
 ) -> TextMap | None:
     """Give items with a text and without training events (N,) the row of their text, in place; the map that did it.
 

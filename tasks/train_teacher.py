@@ -8,6 +8,7 @@ import numpy as np
 from prefect import task
 
 from recsys.dataset import Build, Dataset
+from recsys.ensemble import Ensemble, fit_ensemble
 from recsys.freshness import freshness
 from recsys.item_text import TextEncoder, whitened
 from recsys.lm_teacher import fit_lm_teacher
@@ -119,7 +120,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
     def build(out: Path) -> Got:
         texts = item_vectors(at, encoder, dataset)
         cases = dataset.validation_cases()
-        epochs = lm.epochs if lm else config.teacher.epochs
+        epochs = lm.epochs if lm else config.teacher.epochs * config.teacher.members
         child = at.tracking.start_child(at.night.run_id, "teacher", {})
 
         def on_epoch(epoch: Epoch) -> None:
@@ -131,7 +132,8 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
                 child, {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}, step=epoch.number
             )
 
-        fit = partial(fit_lm_teacher, config=lm) if lm else partial(fit_teacher, config=config.teacher)
+        small = fit_ensemble if config.teacher.members > 1 else fit_teacher
+        fit = partial(fit_lm_teacher, config=lm) if lm else partial(small, config=config.teacher)
         model, curve = fit(
             dataset.histories,
             cases,
@@ -144,7 +146,8 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
             checkpoint=at.store.scratch(recipe) / "teacher",
         )
         if texts is not None:
-            fill_unseen(model, texts, dataset.training_counts(), encoder.described())
+            for member in model.teachers if isinstance(model, Ensemble) else (model,):
+                fill_unseen(member, texts, dataset.training_counts(), encoder.described())
         teacher = BlendedTeacher.of(model, dataset.histories, cases, config.blend)
         teacher.save(out)
         reached = float(ndcg_of(teacher.scorer("teacher"), cases).mean())
