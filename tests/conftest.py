@@ -1,4 +1,4 @@
-"""A home that the previous release made, to be upgraded, damaged, swept and copied: seconds, where a night takes longer."""
+"""Which file begins when; and a home that the previous release made, which is there in less time than a night takes."""
 
 import dataclasses
 import importlib.util
@@ -9,12 +9,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tasks.adapters.relocate import old_home, relocate
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 
 DATA = Path(__file__).with_name("data")
+LONGEST = (
+    "browser/", "flows/test_nightly.py", "flows/test_planning.py", "tasks/test_checkup.py", "flows/cli/test_up.py",
+    "flows/cli/test_backfill.py", "flows/test_promote.py", "flows/test_monitor.py", "flows/test_turns.py", "flows/",
+)  # fmt: skip
+"""These begin first, or the last of them would run on while every other process waits for it."""
+
+
+class Scheduling(LoadFileScheduling):
+    """A file is one process's work, and so are the browser's, which share an installation; in the order collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "tests/browser" if file.startswith("tests/browser/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log) -> Scheduling | None:
+    """Of `--dist loadfile`. Not by the number of tests: the longest files have few."""
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all else in its order."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.nodeid.removeprefix("tests/")
+        return next((number for number, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -18,8 +16,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from recsys.resolve import resolve
 from recsys.synthetic import shop
 from tasks.adapters.settings import Settings
+from tests import fork_server
 
-RECSYS = str(Path(sys.executable).with_name("recsys"))
 PATIENCE = 300  # seconds, on a busy machine
 SMALL = [
     "teacher.width=16", "teacher.dropout=0.1", "teacher.epochs=4", "teacher.learning_rate=0.01",
@@ -55,8 +53,7 @@ class Installation:
         """A command of ours as a user gives it, with nothing set."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
         environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        line = [RECSYS, command, "--home", *map(str, (self.home, *words))]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=2 * PATIENCE)
+        done = fork_server.run([command, "--home", self.home, *words], environment, timeout=2 * PATIENCE)
         assert done.returncode in codes, done.stdout + done.stderr
         return done.stdout
 

@@ -12,7 +12,7 @@ from recsys.config import NightConfig
 from recsys.wording import literal
 
 pytestmark = pytest.mark.timeout(1800)
-TRIALS = 20
+TRIALS = 8
 KNOB = "Finished trials, the undistilled one included"
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
+
 ROOT = Path(__file__).parents[2]
 
 DEPLOYED = """
@@ -122,10 +124,7 @@ class Prefect:
             return None
 
     def run(self, script: str, *words: str) -> str:
-        command = [sys.executable, "-c", script, *words]
-        done = subprocess.run(
-            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120
-        )
+        done = fork_server.run(["-c", script, *words], self.environment, cwd=self.folder, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

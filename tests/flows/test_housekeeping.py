@@ -3,11 +3,10 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 
 from tasks.adapters.tracking import NIGHT
 from tasks.workshop import Workshop
+from tests import fork_server
 
 MANY_RUNS = """
 import sys
@@ -46,9 +45,7 @@ print(housekeeping(RetentionConfig(nights=1, days=0, runs_days=30)).model_dump_j
 def child(home, script: str) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(home)], env=environment, capture_output=True, text=True, timeout=400
-    )
+    done = fork_server.run(["-c", script, home], environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

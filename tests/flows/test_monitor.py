@@ -3,8 +3,6 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.synthetic import shop
+from tests import fork_server
 
-RECSYS = Path(sys.executable).with_name("recsys")
 CUT, LATER = "2024-02-20", "2024-02-27"
 KNOBS = [
     "teacher.width=16", "teacher.dropout=0.1", "teacher.epochs=4", "teacher.learning_rate=0.01", "search.widths=[16]",
@@ -58,15 +56,15 @@ print(publish(Workshop.of(settings), 10, lambda done: None).scores.name)
 
 
 def python(code: str, *arguments: str) -> list[str]:
-    return [line for line in run([sys.executable, "-c", code, *arguments]).stdout.splitlines() if line]
+    return [line for line in run(["-c", code, *arguments]).splitlines() if line]
 
 
-def run(words: list[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
+def run(words: list[str], **more: str) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
-    env = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=400)
-    assert done.returncode == expected, done.stdout + done.stderr
-    return done
+    env = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", **more}
+    done = fork_server.run(words, env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def rows(database: Path, query: str) -> list[tuple]:
@@ -82,11 +80,11 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def home(place) -> Path:
+def home(place, orchestrator) -> Path:
     """A night as of a week before the end, which promotes version 1, and its batch scores."""
     words = ["nightly", "--home", str(place / "home"), "--as-of", CUT, *(w for knob in KNOBS for w in ("--set", knob))]
     words += ["--events", str(place / "shop" / "events.parquet"), "--items", str(place / "shop" / "items.parquet")]
-    run([str(RECSYS), *words, "--require-promotion"])
+    run([*words, "--require-promotion"], **orchestrator)
     assert python(SCORE, str(place / "home"))[-1] == "20240220T000000Z-v1"
     return place / "home"
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.synthetic import shop
+from tests import fork_server
 
 RECSYS = Path(sys.executable).with_name("recsys")
 STEPS = ["validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote", "tell"]
@@ -32,7 +33,12 @@ QUICKLY = ["search.trials=2", "search.epochs=1", "compress.recovery_epochs=0"]
 
 
 def run(home: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(home, *arguments), capture_output=True, text=True, env=environment(env), timeout=400)
+    return fork_server.run(command(home, *arguments)[1:], environment(env))
+
+
+def run_alone(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process that has imported nothing before."""
+    return subprocess.run(command(home, *arguments), capture_output=True, text=True, env=environment(), timeout=400)
 
 
 def command(home: Path, *arguments: str) -> list[str]:
@@ -81,7 +87,7 @@ def data(place) -> Path:
 
 @pytest.fixture(scope="module")
 def first(data) -> subprocess.CompletedProcess[str]:
-    done = run(data / "home", "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    done = run_alone(data / "home", "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -162,11 +168,12 @@ def test_no_raw_user_id_is_outside_the_vault(home, first):
                     assert not pc.any(pc.starts_with(column, "user-")).as_py(), path
 
 
-def test_the_same_again_computes_nothing_and_changes_nothing(home, first, data):
+def test_the_same_again_computes_nothing_and_changes_nothing(home, first, data, orchestrator):
     before = sorted(p.name for p in (home / "store" / "blobs").rglob("*"))
     again = run(
-        home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"), "--require-promotion"
-    )
+        home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"), "--require-promotion",
+        env=orchestrator,
+    )  # fmt: skip
     assert again.returncode == 3, "it was not promoted again"
     assert head(home)["decision"] == "NO CHANGE"
     assert all(steps(home).values()), "every step is reused"
@@ -176,10 +183,11 @@ def test_the_same_again_computes_nothing_and_changes_nothing(home, first, data):
 
 
 @pytest.fixture(scope="module")
-def next_night(home, data) -> Path:
+def next_night(home, data, orchestrator) -> Path:
     """One more day came, as a file of its own."""
     (data / "days" / "b.parquet").write_bytes((data / "last-day.parquet").read_bytes())
-    done = run(home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    words = ["--events", str(data / "days"), "--items", str(data / "all" / "items.parquet")]
+    done = run(home, *words, env=orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     return home
 
@@ -241,7 +249,7 @@ def first_artifact(home: Path) -> str:
     return tags[0][0]
 
 
-def test_a_hugging_face_decoder_teaches_too(data, place):
+def test_a_hugging_face_decoder_teaches_too(data, place, orchestrator):
     """A random Qwen2 of a few thousand weights, by directory: labels, students and artifact come from it."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -253,15 +261,16 @@ def test_a_hugging_face_decoder_teaches_too(data, place):
     words = [f"lm_teacher.backbone={place / 'qwen'}", "lm_teacher.layers=1", "lm_teacher.epochs=1",
              "lm_teacher.head_width=16", *QUICKLY]  # fmt: skip
     events, items = data / "days" / "a.parquet", data / "all" / "items.parquet"
-    done = run(place / "lm", "--events", str(events), "--items", str(items), *(w for k in words for w in ("--set", k)))
+    words = ["--events", str(events), "--items", str(items), *(w for knob in words for w in ("--set", knob))]
+    done = run(place / "lm", *words, env=orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     (about,) = (place / "lm" / "store" / "views").glob("*/about.json")
     assert json.loads((about.parent / "teacher.json").read_text())["kind"] != "decoder"
 
 
-def test_ids_alone_are_enough(data, place):
+def test_ids_alone_are_enough(data, place, orchestrator):
     words = (w for knob in ("teacher.epochs=1", *QUICKLY) for w in ("--set", knob))
-    done = run(place / "ids", "--events", str(data / "days" / "a.parquet"), *words)
+    done = run(place / "ids", "--events", str(data / "days" / "a.parquet"), *words, env=orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     assert head(place / "ids")["decision"] in ("PROMOTE", "HOLD", "REJECT")
 
@@ -280,10 +289,10 @@ def test_ids_alone_are_enough(data, place):
         (["--set", "text.encoder=/tmp"], "/tmp"),
     ],
 )
-def test_a_mistake_ends_as_a_sentence_and_exit_code_2(data, place, words, message):
+def test_a_mistake_ends_as_a_sentence_and_exit_code_2(data, place, words, message, orchestrator):
     base = [] if "--events" in words else ["--events", str(data / "days" / "a.parquet"),
                                            "--items", str(data / "all" / "items.parquet")]  # fmt: skip
-    done = run(place / "mistakes", *base, *words)
+    done = run(place / "mistakes", *base, *words, env=orchestrator)
     said = " ".join(done.stderr.split())
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in said
@@ -293,24 +302,24 @@ def test_a_mistake_ends_as_a_sentence_and_exit_code_2(data, place, words, messag
 
 def test_a_home_that_cannot_be_written_is_said_at_once(data, place):
     (place / "a-file").write_text("in the way")
-    done = run(place / "a-file", "--events", str(data / "days" / "a.parquet"))
+    done = run_alone(place / "a-file", "--events", str(data / "days" / "a.parquet"))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "a-file" in done.stderr
 
 
-def test_a_shop_of_one_user_is_told_before_anything_is_trained(place):
+def test_a_shop_of_one_user_is_told_before_anything_is_trained(place, orchestrator):
     lonely = pa.table({"user_id": ["u"] * 30, "item_id": [f"i{n}" for n in range(30)],
                        "timestamp": np.arange(30) * 86_400 + 1_700_000_000})  # fmt: skip
     pq.write_table(lonely, place / "lonely.parquet")
-    done = run(place / "mistakes", "--events", str(place / "lonely.parquet"))
+    done = run(place / "mistakes", "--events", str(place / "lonely.parquet"), env=orchestrator)
     assert done.returncode == 2
     assert "user" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((place / "mistakes" / "store" / "objects").glob("teach/*"))
 
 
-def test_a_damaged_blob_is_set_aside_and_made_again(home, data, next_night):
+def test_a_damaged_blob_is_set_aside_and_made_again(home, data, next_night, orchestrator):
     """One bit of the labels flips on the disk: the next command says so, and makes what is damaged anew."""
     store = home / "store"
     before = json.loads(Path(head(home)["report"]).with_suffix(".json").read_text())["decision"]
@@ -320,7 +329,8 @@ def test_a_damaged_blob_is_set_aside_and_made_again(home, data, next_night):
     damaged[len(damaged) // 2] ^= 1
     view.chmod(0o644)
     view.write_bytes(bytes(damaged))
-    done = run(home, "--events", str(data / "days"), "--items", str(data / "all" / "items.parquet"))
+    words = ["--events", str(data / "days"), "--items", str(data / "all" / "items.parquet")]
+    done = run(home, *words, env=orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert list((store / "bad").iterdir()), "the evidence is kept"

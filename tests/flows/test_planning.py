@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +16,10 @@ from flows.planning import PlannedStep, plan
 from recsys.errors import DataError
 from recsys.resolve import resolve
 from tasks.adapters.registry import TEACHER
+from tasks.adapters.settings import Settings
 from tasks.night import Source
 from tasks.workshop import Workshop
+from tests import fork_server
 
 RECSYS = Path(sys.executable).with_name("recsys")
 REFRESH = """
@@ -35,18 +38,31 @@ print(refreshed.model_dump_json())
 """
 
 
+@dataclass(frozen=True)
+class Home:
+    """Of the previous release, its shop, the knobs of its one night, and the variable that names its Prefect."""
+
+    settings: Settings
+    shop: Path
+    knobs: list[str]
+    orchestrator: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def home(released_for_module):
+def home(released_for_module, orchestrator):
     days = released_for_module.shop / "days"
     days.mkdir()
     os.rename(released_for_module.shop / "events.parquet", days / "a.parquet")
-    return released_for_module
+    return Home(**vars(released_for_module), orchestrator=orchestrator)
 
 
-def child(home, *command: str, threads: int = 1) -> str:
+def child(home, *words: str, threads: int = 1) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
-    environment = {**kept, "RECSYS_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    environment = {**kept, "RECSYS_THREADS": str(threads), "OMP_NUM_THREADS": str(threads), **home.orchestrator}
+    if threads == 1:
+        done = fork_server.run(words, environment)
+    else:
+        done = subprocess.run([RECSYS, *words], env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -55,7 +71,7 @@ def night(home, *knobs: str, threads: int = 1) -> dict[str, bool]:
     """Whether each step was reused."""
     words = [word for knob in (*home.knobs, *knobs) for word in ("--set", knob)]
     places = ["--events", str(home.shop / "days"), "--items", str(home.shop / "items.parquet")]
-    child(home, str(RECSYS), "nightly", "--home", str(home.settings.home), *places, *words, threads=threads)
+    child(home, "nightly", "--home", str(home.settings.home), *places, *words, threads=threads)
     report = json.loads((home.settings.store / "heads" / "last-night.json").read_text())["report"]
     story = json.loads(Path(report).with_suffix(".json").read_text())
     return {step["name"]: step["reused"] for step in story["steps"]}
@@ -91,7 +107,7 @@ def last_run(home) -> dict[str, str]:
 
 
 def test_a_home_of_the_previous_release_goes_on(own_environment, home):
-    status = child(home, str(RECSYS), "status", "--home", str(home.settings.home))
+    status = child(home, "status", "--home", str(home.settings.home))
     assert "Champion: recsys-student version 1" in " ".join(status.split())
     planned = foretold(home)
     reused = night(home)
@@ -107,7 +123,7 @@ def test_a_home_of_the_previous_release_goes_on(own_environment, home):
 
 def test_the_night_after_a_refresh_uses_the_new_teacher_and_its_labels(own_environment, home):
     places = [str(home.settings.home), str(home.shop / "days"), str(home.shop / "items.parquet")]
-    said = child(home, sys.executable, "-c", REFRESH, *places, *home.knobs, "teacher.epochs=5")
+    said = child(home, "-c", REFRESH, *places, *home.knobs, "teacher.epochs=5")
     refreshed = json.loads(said.strip().splitlines()[-1])
     assert refreshed["decision"] == "PROMOTE"
     assert refreshed["is_champion"]
@@ -167,9 +183,7 @@ def test_the_plan_refuses_what_the_night_would_refuse(own_environment, home):
 def test_the_command_shows_steps_reasons_and_sums(own_environment, home):
     words = [word for knob in home.knobs for word in ("--set", knob)]
     places = ["--events", str(home.shop / "days"), "--items", str(home.shop / "items.parquet")]
-    said = child(
-        home, str(RECSYS), "plan", "--home", str(home.settings.home), *places, *words, "--set", "compress.max_loss=0.4"
-    )
+    said = child(home, "plan", "--home", str(home.settings.home), *places, *words, "--set", "compress.max_loss=0.4")
     assert "compress compute compress.max_loss is 0.4, was 0.5" in " ".join(said.split())
     assert "judge depends on compress" in " ".join(said.split())
     assert "at most" in said

@@ -23,6 +23,7 @@ from tasks.adapters.servers import Ports, serving
 from tasks.adapters.settings import Settings
 from tasks.approval import Question, ask, awaited_by
 from tasks.workshop import Workshop
+from tests import fork_server
 
 ROOT = Path(__file__).parents[2]
 RECSYS = Path(sys.executable).with_name("recsys")
@@ -195,9 +196,7 @@ def test_what_nobody_approved_in_time_ends_in_order_and_moves_nothing(prefect, w
     awaited_by(workshop, expired, waiting)
     prefect.wait(waiting, "PAUSED")
     later = datetime.now(UTC) + timedelta(hours=2)
-    done = subprocess.run(
-        [sys.executable, "-c", EXPIRE, later.isoformat()], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    done = fork_server.run(["-c", EXPIRE, later.isoformat()], dict(os.environ))
     assert done.stdout.startswith("version 2 is rejected: nobody approved it until")
     prefect.wait(waiting, "COMPLETED")
     assert "version 2 is rejected: nobody approved it" in prefect.told(waiting)

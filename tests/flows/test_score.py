@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tasks.adapters.store import Recipe
 from tasks.adapters.vault import Vault
 from tasks.batch_scores import BatchScores, newest, publish
 from tasks.workshop import Workshop
+from tests import fork_server
 
 ITEMS, USERS = 40, 60
 
@@ -166,10 +165,7 @@ def test_a_new_day_and_another_k_have_folders_of_their_own(home):
 
 def test_status_says_how_many_lists_changed(home):
     settings = home[0].settings
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.app", "status", "--home", str(settings.home)],
-        env=outside(), capture_output=True, text=True,
-    )  # fmt: skip
+    done = fork_server.run(["status", "--home", settings.home], outside())
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert " ".join(f"Batch scores: {newest(settings).sentence}.".split()) in said
@@ -232,8 +228,7 @@ with get_client(sync_client=True) as client:
     print(sorted({artifact.key for artifact in client.read_artifacts()}))
 print(first.model_dump_json())
 """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
-    done = subprocess.run([sys.executable, "-c", program, str(settings.home)], env=kept, capture_output=True, text=True)
+    done = fork_server.run(["-c", program, settings.home], outside())
     assert done.returncode == 0, done.stderr[-3000:]
     keys, scores = done.stdout.splitlines()[-2:]
     assert keys == "['progress-score', 'scores']"

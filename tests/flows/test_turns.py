@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.synthetic import shop
-
-ROOT = Path(__file__).parents[2]
+from tests import fork_server
 
 DRIVE = """
 import json, sys
@@ -83,15 +80,9 @@ def place(tmp_path_factory) -> Path:
 def played(place) -> dict[str, list[dict]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     source = {"events": str(place / "events.parquet"), "items": str(place / "items.parquet")}
-    command = [sys.executable, "-c", DRIVE, str(place / "home"), json.dumps(source), json.dumps(SMALL)]
-    environment = {
-        **kept,
-        "HOME": "/proc/nobody",
-        "RECSYS_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=400)
+    words = ["-c", DRIVE, str(place / "home"), json.dumps(source), json.dumps(SMALL)]
+    environment = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = fork_server.run(words, environment, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

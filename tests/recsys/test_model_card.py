@@ -239,6 +239,9 @@ def test_the_facts_are_read_beside_the_models(tmp_path):
     decoder = {"kind": "decoder", "shape": {"heads": [1], "width": 16}}
     (tmp_path / "teacher.json").write_text(json.dumps(decoder))
     assert TeacherFacts.read(tmp_path).architecture == "a transformer decoder of 1 block, width 16"
+    (tmp_path / "teacher.json").write_text(json.dumps({"kind": "ensemble", "shapes": [decoder["shape"]] * 2}))
+    told = "the mean of 2 transformer decoders (1 block, width 16; 1 block, width 16)"
+    assert TeacherFacts.read(tmp_path).architecture == told
     trials = [{"best": False, "weight": 0.0, "k": 50}, {"best": True, "weight": 0.5, "k": 20}]
     (tmp_path / "trials.json").write_text(json.dumps(trials))
     assert StudentFacts.read(tmp_path) == StudentFacts(2, 0.5, 20)

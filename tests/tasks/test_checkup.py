@@ -31,8 +31,8 @@ from tasks.adapters.tracking import Tracking
 from tasks.checkup import CHECKS, Checkup, check
 from tasks.checkup_prefect import DEPLOYMENTS
 from tasks.patient import Patient
+from tests import fork_server
 
-RECSYS = Path(sys.executable).with_name("recsys")
 TINY = [
     "teacher.width=16", "teacher.epochs=3", "teacher.learning_rate=0.01", "search.widths=[16]", "search.trials=2",
     "search.epochs=3", "search.learning_rate=0.01",
@@ -47,8 +47,7 @@ PATIENCE = 300  # seconds, on a busy machine
 def recsys(*words: object) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
     environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [str(RECSYS), *(str(word) for word in words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+    return fork_server.run(list(words), environment)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from recsys.story import Story
 from recsys.synthetic import shop
+from tests import fork_server
 
 RECSYS = Path(sys.executable).with_name("recsys")
 SMALL = [
@@ -37,15 +39,15 @@ def command(place: Path, name: str, *words: str) -> list[str]:
     return [str(RECSYS), name, "--home", str(place / "home"), *data, *knobs, *words]
 
 
-def run(place: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(place, name, *words), env=environment(), capture_output=True, text=True, timeout=400)
+def run(place: Path, name: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    done = fork_server.run(command(place, name, *words)[1:], environment() | more)
     assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
     return done
 
 
-def begun(place: Path, *words: str) -> subprocess.Popen[str]:
+def begun(place: Path, *words: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(place, "nightly", *words), env=environment(),
+        command(place, "nightly", *words), env=environment() | more,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -76,8 +78,8 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forwards(place) -> list[Story]:
-    done = run(place, "backfill", "--from", "2024-02-24", "--to", "2024-02-26", "--every", "2d")
+def forwards(place, orchestrator) -> list[Story]:
+    done = run(place, "backfill", "--from", "2024-02-24", "--to", "2024-02-26", "--every", "2d", **orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Known until" in done.stdout
     return stories(place)
@@ -94,10 +96,10 @@ def test_each_night_knows_what_was_before_it(place, forwards):
 
 
 @pytest.fixture(scope="module")
-def backwards(place, forwards) -> dict:
+def backwards(place, forwards, orchestrator) -> dict:
     """A night from before the champion, and the first one again."""
     before = {"aliases": aliases(place), "head": head(place)}
-    done = run(place, "backfill", "--from", "2024-02-20", "--to", "2024-02-24", "--every", "4d")
+    done = run(place, "backfill", "--from", "2024-02-20", "--to", "2024-02-24", "--every", "4d", **orchestrator)
     assert done.returncode == 0, done.stdout + done.stderr
     return {**before, "told": done.stdout, "stories": stories(place)[len(forwards) :]}
 
@@ -127,15 +129,16 @@ def test_the_same_as_of_again_is_the_first_result(forwards, backwards):
     assert again.model("artifact").metrics == forwards[0].model("artifact").metrics
 
 
-def test_two_starts_at_once_are_one_night_and_what_was_cut_short_is_finished(place, backwards):
+def test_two_starts_at_once_are_one_night_and_what_was_cut_short_is_finished(place, backwards, orchestrator):
     """The first has no time at all and says what it left out; the second waits for it, and does the rest."""
     words = ["--set", "teacher.seed=1", "--set", "refresh.max_age_days=0"]
     lock = place / "home" / "run" / "night.lock"
-    first = begun(place, *words, "--set", "run.budget_minutes=0.0001")
+    first = begun(place, *words, "--set", "run.budget_minutes=0.0001", **orchestrator)
     while not lock.read_text():
         assert first.poll() is None, first.stdout.read()
+        time.sleep(0.02)
     os.kill(first.pid, signal.SIGSTOP)  # else it might be done before the second has begun
-    second = begun(place, *words)
+    second = begun(place, *words, **orchestrator)
     heard = ""
     while "is at work" not in heard:
         line = second.stdout.readline()

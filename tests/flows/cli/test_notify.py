@@ -3,18 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-RECSYS = Path(sys.executable).with_name("recsys")
+from tests import fork_server
 
 
 def notify(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
-    command = [str(RECSYS), "notify", "--home", str(home), *words]
-    return subprocess.run(command, env=kept, capture_output=True, text=True, timeout=120)
+    return fork_server.run(["notify", "--home", home, *words], kept)
 
 
 def test_without_channels_it_says_how_to_make_one(tmp_path):

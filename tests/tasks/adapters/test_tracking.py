@@ -3,16 +3,14 @@
 import os
 import socket
 import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from recsys.errors import HomeError, RegistryError
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
-
-ROOT = Path(__file__).parents[3]
+from tests import fork_server
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +29,16 @@ def tracking(settings):
 
 
 def in_processes(settings: Settings, code: str, count: int) -> list[subprocess.CompletedProcess]:
-    """Runs code with `tracking` at hand in several fresh processes at once."""
+    """Runs code with `tracking` at hand in several processes at once."""
     start = (
         "import sys, pathlib\n"
         "from tasks.adapters.settings import Settings\n"
         "from tasks.adapters.tracking import Tracking\n"
         "tracking = Tracking(Settings.from_environment(pathlib.Path(sys.argv[1])))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", start + code, str(settings.home)]
-    running = [
-        subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(count)
-    ]
-    return [subprocess.CompletedProcess(command, p.wait(), *p.communicate()) for p in running]
+    words = ["-c", start + code, settings.home]
+    with ThreadPoolExecutor(count) as running:
+        return list(running.map(lambda _: fork_server.run(words, dict(os.environ)), range(count)))
 
 
 def test_many_processes_on_a_fresh_database_share_one_experiment(tmp_path):
