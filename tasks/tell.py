@@ -92,9 +92,9 @@ def _write_report(at: Step, story: Story) -> Path:
 def _metrics(story: Story) -> dict[str, float]:
     """Every metric of every model, every interval of the gate, and what the night cost."""
     metrics = {
-        f"{model.name}/{name}": estimate.value
+        f"{model.name.replace('-', '_')}/{name}": estimate.value
         for model in story.models
-        for name, estimate in model.metrics.items()
+        for name, estimate in {**model.metrics, "unseen_hr_at_10": model.unseen}.items()
         if estimate.value is not None
     }
     for row in story.criteria:

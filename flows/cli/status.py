@@ -148,7 +148,8 @@ def _ledger(chain: Chain) -> Table:
     table = plain_table("How it got there", ["When", "What", "By", "Why"])
     for record in reversed(chain.records[-_RECORDS:]):
         what = f"{record.op} {record.came_from or 'nothing'} → {record.to}"
-        table.add_row(record.at, what, Text(wording.plain(record.actor, 30)), Text(wording.plain(record.reason, 200)))
+        when = wording.moment(int(datetime.fromisoformat(record.at).timestamp()))
+        table.add_row(when, what, Text(wording.plain(record.actor, 30)), Text(wording.plain(record.reason, 200)))
     return table
 
 
