@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.artifact import ITEMS, MEND
@@ -90,7 +89,7 @@ class ItemColumns:
         """Codes by category, ascending. "Comedy|Drama" is in that category and in each of its parts."""
         if self.categories is None:
             return {}
-        encoded = pc.dictionary_encode(pc.fill_null(self.categories, ""))
+        encoded = self.categories.fill_null("").dictionary_encode()  # imports pyarrow.compute: 10 MB for whoever asks
         texts = encoded.dictionary.to_pylist()
         places = np.from_dlpack(encoded.indices)
         order = np.argsort(places, kind="stable")

@@ -76,10 +76,12 @@ class Runtime(Recommender):
         """Verify the files of `folder`, then load them. ArtifactError names the file that is at fault."""
         folder = Path(folder)
         manifest = verify(folder)
+        # Reading a Parquet file takes more than it leaves: before the graph, which then has the room.
+        items = ItemColumns.from_bytes(manifest.read(folder, ITEMS))
         return cls(
             ServingGraph(manifest.read(folder, MODEL), threads),
             Card.from_bytes(manifest.read(folder, CARD)),
-            ItemColumns.from_bytes(manifest.read(folder, ITEMS)),
+            items,
             Golden.from_bytes(manifest.read(folder, GOLDEN)),
             name,
         )

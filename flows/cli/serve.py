@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import Annotated
 
+import pyarrow
 import typer
 from rich.console import Console
 
@@ -54,6 +55,7 @@ def command(
         )
     )
     sys.setswitchinterval(_SWITCH_SECONDS)
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps 30 MB for the one file that is read
     with listen(host, port) as listening:
         # also before uvicorn runs; and when it ends, it raises the signal that ended it once more
         for number in (signal.SIGINT, signal.SIGTERM):

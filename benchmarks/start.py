@@ -1,0 +1,66 @@
+"""From nothing to the first answer: what a process that serves an artifact takes to start. `python -m benchmarks.start`
+
+An untrained student of width 64 with ten neighbours an item is exported for each size of catalog; then a fresh process
+imports the runtime, verifies and opens the folder and answers one history of 50, several times over. Wall time from
+the start of the process to the answer, and the process's largest resident memory.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.requests import LENGTH, WIDTH, neighbours, processor
+from recsys.decoder import DecoderShape
+from recsys.export import Publication, export
+from recsys.histories import Catalog
+from recsys.student import Student
+
+FIRST_ANSWER = """
+import sys
+from pathlib import Path
+import pyarrow
+from recsys.runtime import Runtime
+pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # as recsys serve does
+runtime = Runtime.open(Path(sys.argv[1]))
+answer = runtime.recommend([[str(code) for code in range(1, 51)]])[0]
+assert len(answer) == 10
+# Not ru_maxrss: it starts with what the parent had when it forked.
+print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def main() -> None:
+    """Prints one row a catalog."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="*", default=(12_000, 100_000))
+    parser.add_argument("--starts", type=int, default=7)
+    asked = parser.parse_args()
+    print(processor())
+    print("| items | MB of model.onnx | s to the first answer (median) | MB resident |\n|---|---|---|---|")
+    for items in asked.items:
+        with tempfile.TemporaryDirectory() as folder:
+            student = Student.untrained(DecoderShape.of(items, WIDTH, 1, LENGTH), 0.0, seed=0).eval()
+            ids = [str(code) for code in range(1, items + 1)]
+            catalog = Catalog(ids, [f"item {code}" for code in ids], [None] * items, [None] * items)
+            opinion = neighbours(items, np.random.default_rng(0))
+            manifest = export(student, Publication(catalog, np.ones(items), "exclude", {}, opinion), 8, Path(folder))
+            seconds, megabytes = zip(*(start(folder) for _ in range(asked.starts)), strict=True)
+            figures = f"{manifest.model_bytes / 1e6:.1f} | {statistics.median(seconds):.2f} | {max(megabytes)}"
+            print(f"| {items:,} | {figures} |", flush=True)
+
+
+def start(folder: str) -> tuple[float, int]:
+    """Seconds and MB of one process."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", FIRST_ANSWER, folder], capture_output=True, text=True, check=True)
+    return time.monotonic() - began, int(done.stdout)
+
+
+if __name__ == "__main__":
+    main()
