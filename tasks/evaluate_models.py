@@ -34,6 +34,7 @@ from tasks.refs import (
 )
 
 VERSION = 3
+_SCORED_WITH = ("teacher.safetensors", "student.safetensors", "neighbours.safetensors")
 
 
 @task(name="evaluate", **TASK_OPTIONS)
@@ -146,5 +147,6 @@ def _artifact(at: Step, digest: str, role: str) -> tuple[Recommender, int]:
 
 
 def _weights_bytes(at: Step, step_name: str, digest: str) -> int:
+    """Of what it scores with: not of the map that reads texts, nor of the undistilled student beside it."""
     files = at.store.manifest(step_name, digest).files
-    return sum(file.bytes for file in files if file.name.endswith(".safetensors"))
+    return sum(file.bytes for file in files if file.name in _SCORED_WITH)
