@@ -22,7 +22,6 @@ from recsys.synthetic import shop
 from tasks.adapters.daemon import marked
 from tasks.adapters.settings import Settings
 from tasks.adapters.supervisor import standing
-from tests import fork_server
 
 RECSYS = str(Path(sys.executable).with_name("recsys"))
 PATIENCE = 240  # seconds, on a busy machine
@@ -40,8 +39,6 @@ def recsys(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = [RECSYS, *map(str, arguments)]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     environment = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    if arguments[0] != "up":
-        return fork_server.run(list(arguments), environment, timeout=PATIENCE)
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=PATIENCE)
 
 
