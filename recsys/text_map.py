@@ -18,6 +18,9 @@ STRENGTHS = 10.0 ** np.arange(-6, 3)
 TRUSTED_EVENTS = 5
 """A row counts by n / (n + 5), n the item's training events: rows of few events are mostly noise."""
 
+_ROWS = 65_536
+"""Rows in double precision at a time."""
+
 
 @dataclass(frozen=True)
 class TextMap:
@@ -35,19 +38,23 @@ class TextMap:
     @classmethod
     def of(cls, table: np.ndarray, texts: np.ndarray, counts: np.ndarray, reader: Mapping[str, str]) -> Self | None:
         """Of a table (N, D), text vectors (N, T), zeros without a text, and training events (N,). None with too few texts."""
-        trained = counts > 0
-        told = trained & texts.any(axis=1)
-        if np.count_nonzero(told) < 2:
+        told = np.flatnonzero((counts > 0) & texts.any(axis=1))
+        if len(told) < 2:
             return None
-        trust = (counts[told] / (counts[told] + TRUSTED_EVENTS))[:, None].astype(np.float64)
-        x, y = texts[told].astype(np.float64), table[told].astype(np.float64)
-        x_mean, y_mean = ((trust * values).sum(0) / trust.sum() for values in (x, y))
-        x, y = np.sqrt(trust) * (x - x_mean), np.sqrt(trust) * (y - y_mean)
-        matrix = _ridge(x, y)
+        trust = counts / (counts + TRUSTED_EVENTS)
+        blocks = [told[first : first + _ROWS] for first in range(0, len(told), _ROWS)]
+        x_mean, y_mean = (
+            np.sum([trust[some] @ values[some] for some in blocks], axis=0) / trust[told].sum()
+            for values in (texts, table)
+        )
+        moments = _Moments.of(len(told), texts.shape[1], table.shape[1])
+        for some in blocks:
+            moments.add(texts[some] - x_mean, table[some] - y_mean, trust[some])
+        matrix = moments.ridge()
         return cls(
             matrix.astype(np.float32),
             (y_mean - x_mean @ matrix).astype(np.float32),
-            np.array(np.median(np.linalg.norm(table[trained], axis=1)), np.float32),
+            np.array(np.median(np.linalg.norm(table[counts > 0], axis=1)), np.float32),
             reader,
         )
 
@@ -83,15 +90,36 @@ class TextMap:
         return cls(tensors["text.matrix"], tensors["text.bias"], tensors["text.norm"], reader)
 
 
-def _ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(T, D): the B with the smallest |y - x B|^2 + s |B|^2 at the s with the least cross-validation error."""
-    values, axes = np.linalg.eigh(x.T @ x)
-    values = np.maximum(values, 0)
-    shared = axes.T @ (x.T @ y)
-    total, errors = float((y**2).sum()), []
-    for strength in STRENGTHS * values[-1]:
-        shrunk = shared / (values + strength)[:, None]
-        left = total - 2 * (shrunk * shared).sum() + (values[:, None] * shrunk**2).sum()
-        errors.append(left / (len(x) - (values / (values + strength)).sum()) ** 2)
-    best = STRENGTHS[int(np.argmin(errors))] * values[-1]
-    return np.asarray(axes @ (shared / (values + best)[:, None]))
+@dataclass
+class _Moments:
+    """What a weighted ridge regression needs of n rows of x (n, T) and y (n, D), summed up in blocks; float64."""
+
+    rows: int  # n
+    xx: np.ndarray  # (T, T)
+    xy: np.ndarray  # (T, D)
+    yy: float = 0.0
+
+    @classmethod
+    def of(cls, rows: int, texts: int, width: int) -> Self:
+        """Of nothing yet."""
+        return cls(rows, np.zeros((texts, texts)), np.zeros((texts, width)))
+
+    def add(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        """Some rows more."""
+        weighted = weights[:, None] * x
+        self.xx += weighted.T @ x
+        self.xy += weighted.T @ y
+        self.yy += float((weights @ y**2).sum())
+
+    def ridge(self) -> np.ndarray:
+        """(T, D): the B with the smallest |y - x B|^2 + s |B|^2 at the s with the least cross-validation error."""
+        values, axes = np.linalg.eigh(self.xx)
+        values = np.maximum(values, 0)
+        shared = axes.T @ self.xy
+        errors = []
+        for strength in STRENGTHS * values[-1]:
+            shrunk = shared / (values + strength)[:, None]
+            left = self.yy - 2 * (shrunk * shared).sum() + (values[:, None] * shrunk**2).sum()
+            errors.append(left / (self.rows - (values / (values + strength)).sum()) ** 2)
+        best = STRENGTHS[int(np.argmin(errors))] * values[-1]
+        return np.asarray(axes @ (shared / (values + best)[:, None]))

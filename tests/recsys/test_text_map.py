@@ -30,9 +30,11 @@ def test_a_linear_truth_is_found_up_to_the_norm():
     assert np.linalg.norm(rows, axis=1) == pytest.approx(np.full(ITEMS, np.median(trained)), rel=1e-5)
 
 
-def test_it_is_the_ridge_regression_with_the_least_cross_validation_error():
+@pytest.mark.parametrize("rows", [7, 65_536])
+def test_it_is_the_ridge_regression_with_the_least_cross_validation_error(monkeypatch, rows):
     """Against leave-one-out by brute force: generalized cross-validation chooses the same penalty here."""
-    noisy = TABLE + RNG.normal(size=TABLE.shape).astype(np.float32) * 2
+    monkeypatch.setattr("recsys.text_map._ROWS", rows)
+    noisy = TABLE + np.random.default_rng(1).normal(size=TABLE.shape).astype(np.float32) * 2
     told = np.flatnonzero(COUNTS > 0)
     trust = np.sqrt(COUNTS[told] / (COUNTS[told] + TRUSTED_EVENTS))[:, None]
     means = [(trust**2 * values[told]).sum(0) / (trust**2).sum() for values in (TEXTS, noisy)]
