@@ -1,5 +1,6 @@
 """From an item's text to its row of an item table: how items that nobody has bought yet are ranked."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ class TextMap:
 
     def save(self, folder: Path) -> None:
         """Write text_map.safetensors into an existing folder."""
-        save_file(self.tensors(), folder / FILE, metadata=dict(sorted(self.reader.items())))
+        # One entry: safetensors writes several in no fixed order, and the same map is to be the same bytes.
+        save_file(self.tensors(), folder / FILE, metadata={"reader": json.dumps(dict(self.reader), sort_keys=True)})
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -80,8 +82,9 @@ class TextMap:
             return None
         try:
             with safe_open(folder / FILE, "numpy") as file:
-                return cls.of_tensors({name: file.get_tensor(name) for name in file.keys()}, file.metadata())  # noqa: SIM118
-        except (OSError, KeyError, SafetensorError) as error:
+                reader = json.loads(file.metadata()["reader"])
+                return cls.of_tensors({name: file.get_tensor(name) for name in file.keys()}, reader)  # noqa: SIM118
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StoreError("a text map cannot be read", where=f"{folder / FILE}: {error}") from None
 
     @classmethod

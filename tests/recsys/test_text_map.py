@@ -60,6 +60,10 @@ def test_without_texts_there_is_no_map_and_a_missing_text_is_a_row_of_zeros(tmp_
     assert not found.rows(np.zeros((2, TEXT), np.float32)).any()
     assert TextMap.load(tmp_path) is None
     found.save(tmp_path)
+    for number in range(20):  # safetensors has its notes in a hash map
+        (tmp_path / str(number)).mkdir()
+        TextMap.of(TABLE, TEXTS, COUNTS, dict(reversed(READER.items()))).save(tmp_path / str(number))
+        assert (tmp_path / str(number) / FILE).read_bytes() == (tmp_path / FILE).read_bytes()
     loaded = TextMap.load(tmp_path)
     assert loaded.reader == READER
     assert np.array_equal(loaded.rows(TEXTS), found.rows(TEXTS))
