@@ -37,7 +37,7 @@ UNDISTILLED = "undistilled"  # the folder of trial 0, from which the next night'
 def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> StudentRef:
     """The best student of the search. Whether it starts from the champion's weights is decided once per dataset."""
     with step(night, "distil", "Distilling students") as at:
-        parent = student_to_start_from(at, dataset, labels)
+        parent = student_to_start_from(at, dataset)
         encoder = TextEncoder(night.config.text)
         recipe = Recipe(
             "distil",

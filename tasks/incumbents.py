@@ -11,7 +11,7 @@ from recsys.student import Student
 from tasks.adapters.registry import DIGEST, STUDENT, TEACHER, Version
 from tasks.night import Step
 from tasks.opening import open_build
-from tasks.refs import DatasetRef, LabelsRef, Standing
+from tasks.refs import DatasetRef, Standing
 from tasks.settle_alias import settle_alias
 
 
@@ -87,23 +87,17 @@ def decide_teacher(at: Step, dataset: DatasetRef, digest: str) -> None:
     at.store.set_head(teacher_for(dataset), {"digest": digest})
 
 
-def start_cold(at: Step, dataset: DatasetRef) -> None:
-    """Whatever was decided before: a search on the dataset starts from no student, for all had another teacher."""
-    at.store.set_head(_parent_for(dataset), {"digest": None})
+def student_to_start_from(at: Step, dataset: DatasetRef) -> str | None:
+    """Digest of the float student that tonight's search starts from, if there is one. Decided once per dataset.
 
-
-def _parent_for(dataset: DatasetRef) -> str:
-    return f"student-parent-for-{dataset.digest}"
-
-
-def student_to_start_from(at: Step, dataset: DatasetRef, labels: LabelsRef) -> str | None:
-    """Digest of the float student that tonight's search starts from, if there is one. Decided once per dataset."""
-    decided = at.decide_once(_parent_for(dataset), lambda: _parent(at, dataset, labels))
+    It may have had another teacher: what it learnt from that one is a better start than none (decision 0013).
+    """
+    decided = at.decide_once(f"student-parent-for-{dataset.digest}", lambda: _parent(at, dataset))
     digest: str | None = decided["digest"]
     return digest if digest and at.has("distil", digest) else None
 
 
-def _parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> Mapping[str, str | None]:
+def _parent(at: Step, dataset: DatasetRef) -> Mapping[str, str | None]:
     """The champion's student or, while nothing was promoted, the challenger's: the newest that lacked evidence only."""
     chain = at.ledger.chain()
     if chain.champion is not None:
@@ -112,15 +106,13 @@ def _parent(at: Step, dataset: DatasetRef, labels: LabelsRef) -> Mapping[str, st
         earlier = at.registry.alias(STUDENT, "challenger")
     if earlier is None or not at.night.config.refresh.warm_start:
         return {"digest": None}
-    reason = _why_not(at, earlier, dataset, labels)
+    reason = _why_not(at, earlier, dataset)
     at.tell(f"students start cold: {reason}" if reason else f"students start from version {earlier.number}")
     return {"digest": None if reason else earlier.tags["recsys.student"]}
 
 
-def _why_not(at: Step, earlier: Version, dataset: DatasetRef, labels: LabelsRef) -> str:
+def _why_not(at: Step, earlier: Version, dataset: DatasetRef) -> str:
     """Why tonight's search may not start from an earlier version; empty when it may."""
-    if earlier.tags.get("recsys.teacher") != labels.teacher.digest:
-        return f"version {earlier.number} had another teacher"
     try:
         learnt_from, tonight = (open_build(at.store, d) for d in (earlier.tags["recsys.dataset"], dataset.digest))
         student = Student.load(at.store.open("distil", earlier.tags["recsys.student"]))

@@ -12,7 +12,7 @@ from tasks.adapters.registry import LATENCY, STUDENT, TEACHER, VERDICT
 from tasks.announce import announce
 from tasks.approval import Question, close, how_to_approve, needed
 from tasks.ask_approval import ask_approval
-from tasks.incumbents import decide_teacher, start_cold
+from tasks.incumbents import decide_teacher
 from tasks.model_cards import student_card, teacher_card, verdict_tags
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import ArtifactRef, DatasetRef, Outcome, Refreshed, ReportsRef, TeacherRef, VerdictRef
@@ -53,7 +53,6 @@ def promote_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef, verd
         champion = at.registry.aliases(TEACHER).get("champion")
         if champion == version:
             decide_teacher(at, dataset, teacher.digest)
-            start_cold(at, dataset)
         unchanged = champion == version == before
         return Refreshed(
             decision="NO CHANGE" if unchanged else decided.decision,

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,8 @@ from tasks.adapters.ledger import Entry, Ledger, Record, fold
 from tasks.adapters.registry import Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
-from tests import fork_server
+
+ROOT = Path(__file__).parents[3]
 
 
 def texts(*entries: tuple[str, int, int]) -> list[tuple[int, str]]:
@@ -267,12 +270,12 @@ print(json.dumps(told))
 
 
 def test_of_racing_promotions_none_replaces_a_champion_it_never_saw(ledger):
-    def race(number: int) -> list[list]:
-        words = ["-c", RACER, ledger.settings.home, ledger.model, f"racer {number}"]
-        return json.loads(fork_server.run(words, dict(os.environ)).stdout)
-
-    with ThreadPoolExecutor(4) as racers:
-        told = [turn for turns in racers.map(race, range(4)) for turn in turns]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RACER, str(ledger.settings.home), ledger.model]
+    racers = [
+        subprocess.Popen([*command, f"racer {n}"], env=environment, text=True, stdout=subprocess.PIPE) for n in range(4)
+    ]
+    told = [turn for racer in racers for turn in json.loads(racer.communicate()[0])]
     chain = ledger.chain()
     won = sorted((expected, to) for did, expected, to in told if did)
     assert len(told) == 40

@@ -3,14 +3,16 @@
 import os
 import socket
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from pathlib import Path
 
 import pytest
 
 from recsys.errors import HomeError, RegistryError
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
-from tests import fork_server
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +31,20 @@ def tracking(settings):
 
 
 def in_processes(settings: Settings, code: str, count: int) -> list[subprocess.CompletedProcess]:
-    """Runs code with `tracking` at hand in several processes at once."""
+    """Runs code with `tracking` at hand in several fresh processes at once."""
     start = (
         "import sys, pathlib\n"
         "from tasks.adapters.settings import Settings\n"
         "from tasks.adapters.tracking import Tracking\n"
         "tracking = Tracking(Settings.from_environment(pathlib.Path(sys.argv[1])))\n"
     )
-    words = ["-c", start + code, settings.home]
-    with ThreadPoolExecutor(count) as running:
-        return list(running.map(lambda _: fork_server.run(words, dict(os.environ)), range(count)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", start + code, str(settings.home)]
+    running = [
+        subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(count)
+    ]
+    return [subprocess.CompletedProcess(command, p.wait(), *p.communicate()) for p in running]
 
 
 def test_many_processes_on_a_fresh_database_share_one_experiment(tmp_path):
