@@ -1,7 +1,7 @@
 """The published files of a model: their names, what they say, and the check before any of them is parsed.
 
     model.onnx           what is served (recsys/graph.py)
-    weights.safetensors  the same weights by name, to build on or to serve elsewhere
+    weights.safetensors  the weights by name, linears in float, and the map from a text to a row: to build on, or to serve elsewhere
     items.parquet        code, item_id, title, category, count (training events)
     card.json            what the model is: `Card`
     golden.json          requests and the answers it gave when it was made: `Golden`

@@ -106,7 +106,7 @@ class ModelReport:
             bytes=summary["bytes"],
             history_lengths=column["history_length"].to_numpy(),
             tail_share=column["tail_share"].to_numpy(),
-            unseen_hit_at_10=unseen.to_numpy() if unseen else np.full(len(table), np.nan),  # of before there were any
+            unseen_hit_at_10=np.full(len(table), np.nan) if unseen is None else unseen.to_numpy(),  # None: of before
             as_of=summary["as_of"],
             catalog_items=summary["catalog_items"],
         )

@@ -173,10 +173,15 @@ def _quality(evidence: Evidence, gate: GateConfig, guard: Kind) -> list[Criterio
 
 
 def _kept(artifact: ModelReport, teacher: ModelReport, asked: float) -> Criterion:
-    change = paired_ratio(artifact.metrics[METRIC], teacher.metrics[METRIC])
-    kept = Interval(1 + change.value, 1 + change.low, 1 + change.high)
+    kept = _share(artifact.metrics[METRIC], teacher.metrics[METRIC])
     said = f"keeps {_percent(kept.value)} of the teacher's NDCG@10"
     return _estimated("teacher_kept", "proof", kept, Margin(asked), (said, _percent))
+
+
+def _share(ours: np.ndarray, theirs: np.ndarray) -> Interval:
+    """mean(ours) / mean(theirs) over the same users."""
+    change = paired_ratio(ours, theirs)
+    return Interval(1 + change.value, 1 + change.low, 1 + change.high)
 
 
 def _change(name: str, kind: Kind, model: ModelReport, peer: ModelReport, loss: float) -> Criterion:
@@ -248,8 +253,7 @@ def _unseen_items(artifact: ModelReport, teacher: ModelReport, asked: float) -> 
     if count < MIN_USERS:
         said = f"{count} users took items without training events, too few to be compared ({MIN_USERS} asked)"
         return [replace(Criterion.fact("unseen_items", count, MIN_USERS, True, said), proven=False)]
-    change = paired_ratio(artifact.unseen_hit_at_10[users], teacher.unseen_hit_at_10[users])
-    kept = Interval(1 + change.value, 1 + change.low, 1 + change.high)
+    kept = _share(artifact.unseen_hit_at_10[users], teacher.unseen_hit_at_10[users])
     said = f"keeps {_percent(kept.value)} of the teacher's HR@10 on items without training events, of {count} users"
     return [_estimated("unseen_items", "guard", kept, Margin(asked), (said, _percent))]
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +58,12 @@ class TextEncoder:
             "pooling": config.pooling,
             "max_tokens": str(config.max_tokens),
         }
+
+    @classmethod
+    def from_described(cls, reader: Mapping[str, str]) -> Self:
+        """The inverse of `described`; it describes itself otherwise where the model's files have changed."""
+        pooling: Any = reader["pooling"]
+        return cls(TextConfig(encoder=reader["encoder"], pooling=pooling, max_tokens=int(reader["max_tokens"])))
 
     @cached_property
     def _digest(self) -> str:

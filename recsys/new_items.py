@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load
 
-from recsys.artifact import WEIGHTS, verify
+from recsys.artifact import CARD, WEIGHTS, Card, verify
 from recsys.errors import ConfigError
 from recsys.histories import Catalog
 from recsys.item_columns import ItemColumns
@@ -16,13 +16,14 @@ from recsys.text_map import TextMap
 
 def text_map_of(folder: Path) -> TextMap:
     """The text map among the weights of the artifact in `folder`. Raises ConfigError where there is none."""
-    runtime = Runtime.open(folder)
-    if not runtime.card.text:
+    manifest = verify(folder)
+    card = Card.from_bytes(manifest.read(folder, CARD))
+    if not card.text:
         raise ConfigError(
             "the model has learnt nothing of texts, so it cannot rank new items by theirs",
             mend="Name a version that was made from items with titles, or wait for the next night.",
         )
-    return TextMap.of_tensors(load(verify(folder).read(folder, WEIGHTS)), runtime.card.text)
+    return TextMap.of_tensors(load(manifest.read(folder, WEIGHTS)), card.text)
 
 
 def with_new_items(runtime: Runtime, text_map: TextMap, items: Catalog, texts: np.ndarray) -> Runtime:

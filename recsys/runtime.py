@@ -93,7 +93,7 @@ class Runtime(Recommender):
         neighbours have a say, nobody speaks for a new item. Raises ArtifactError where the file gives no states.
         """
         more = copy(self)
-        more.graph.states([np.ones(1, np.int32)])
+        more.graph.require_states()
         more.new_rows = np.concatenate([self.new_rows, rows]).astype(np.float32)
         more._name_items(self.columns.followed_by(items))
         return more
@@ -123,18 +123,19 @@ class Runtime(Recommender):
         return codes, scores
 
     def _all_scores(self, read: Sequence[History]) -> np.ndarray:
-        scores = self.graph.all_scores(read)
-        if len(self.new_rows):
-            scores = np.concatenate([scores, self.graph.states(read) @ self.new_rows.T], axis=1)
-        return scores
+        if not len(self.new_rows):
+            return self.graph.all_scores(read)
+        scores, states = self.graph.run(["all_scores", "state"], read, [], 0)
+        return np.concatenate([scores, states @ self.new_rows.T], axis=1)
 
     def _best(self, read: Sequence[History], barred: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The graph's own best, and among them the new items, where there are any."""
         if not len(self.new_rows):
             return self.graph.best(read, barred, k)
         old = self.card.items
-        codes, scores = self.graph.best(read, [codes[codes <= old] for codes in barred], k)
-        new = self.graph.states(read) @ self.new_rows.T
+        known = [codes[codes <= old] for codes in barred]
+        codes, scores, states = self.graph.run(["codes", "scores", "state"], read, known, k)
+        new = states @ self.new_rows.T
         for row, codes_barred in zip(new, barred, strict=True):
             row[codes_barred[codes_barred > old] - old - 1] = -np.inf
         codes = np.concatenate([codes, np.broadcast_to(np.arange(old + 1, self.items + 1), new.shape)], axis=1)

@@ -31,26 +31,30 @@ class ServingGraph:
 
     def all_scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) float32."""
-        return np.asarray(self._run(["all_scores"], histories, [], 0)[0])
+        return np.asarray(self.run(["all_scores"], histories, [], 0)[0])
 
     def best(
         self, histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Codes (B, K) int64 and scores (B, K); `exclude` holds known codes, one array a history."""
-        codes, scores = self._run(["codes", "scores"], histories, exclude, k)
+        codes, scores = self.run(["codes", "scores"], histories, exclude, k)
         return codes, scores
 
-    def states(self, histories: Sequence[History]) -> np.ndarray:
-        """(B, D) float32: an item's score is the product of its row with it. ArtifactError where the file gives none."""
+    def require_states(self) -> None:
+        """ArtifactError where the file does not give its states."""
         if len(self.session.get_outputs()) < len(OUTPUTS):
             raise ArtifactError(
                 f"{MODEL} does not give its states: it was made before new items could be added", mend=MEND
             )
-        return np.asarray(self._run(["state"], histories, [], 0)[0])
 
-    def _run(
+    def states(self, histories: Sequence[History]) -> np.ndarray:
+        """(B, D) float32: an item's score is the product of its row with it."""
+        return np.asarray(self.run(["state"], histories, [], 0)[0])
+
+    def run(
         self, outputs: list[str], histories: Sequence[History], exclude: Sequence[np.ndarray], k: int
     ) -> list[np.ndarray]:
+        """Some of OUTPUTS, by one pass; `exclude` and `k` are those of `best`, k = 0 asks for all scores."""
         feeds = {
             "history": _padded(histories, len(histories)),
             "length": np.array([len(history) for history in histories], np.int64),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from recsys.asked import AskedUsers, read_asked
 from recsys.catalog import load_items
-from recsys.config import DataConfig, EventsConfig, TextConfig
+from recsys.config import DataConfig, EventsConfig
 from recsys.dataset import BuildPlan
 from recsys.errors import ConfigError, DataError, RegistryError, StoreError
 from recsys.events import EventSource, input_files, validate_file
@@ -24,6 +24,7 @@ from recsys.past import BATCH, Past, past_of_dataset, past_of_events
 from recsys.quarantine import TableDraft
 from recsys.runtime import Runtime
 from recsys.split import DAY
+from recsys.text_map import TextMap
 from tasks.adapters.disk import told
 from tasks.adapters.registry import STUDENT, Version
 from tasks.adapters.settings import Settings
@@ -89,7 +90,7 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
     folder = store.open("artifact", digest_of(version))
     runtime = Runtime.open(folder, threads=settings.threads)
     if request.items is not None:
-        runtime, note = _with_items(settings, runtime, folder, request)
+        runtime, note = _with_items(settings, runtime, text_map_of(folder), request.items, request.columns)
         notes = [*notes, note]
     with (
         told(request.out),
@@ -105,22 +106,19 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
     return Scored(version.number, source.past.as_of, *counts, source.dataset, (*notes, *source.notes))
 
 
-def _with_items(settings: Settings, runtime: Runtime, folder: Path, request: Request) -> tuple[Runtime, str]:
+def _with_items(
+    settings: Settings, runtime: Runtime, text_map: TextMap, file: Path, columns: Mapping[str, str]
+) -> tuple[Runtime, str]:
     """The model with the new items of a file, and how many those are."""
-    assert request.items is not None
-    text_map = text_map_of(folder)
-    reader = text_map.reader
-    encoder = TextEncoder(
-        TextConfig(encoder=reader["encoder"], pooling=reader["pooling"], max_tokens=int(reader["max_tokens"]))
-    )
-    if encoder.described() != reader:
+    encoder = TextEncoder.from_described(text_map.reader)
+    if encoder.described() != text_map.reader:
         raise ConfigError(
             "the language model is not the one that this version learnt its texts from",
-            where=reader["encoder"],
+            where=text_map.reader["encoder"],
             mend="Put its files back as they were, or leave --items out until the next night.",
         )
     with TemporaryDirectory(dir=settings.temp, prefix="items-") as temporary:
-        validate_items(request.items, Path(temporary), request.columns, EventsConfig().max_quarantined)
+        validate_items(file, Path(temporary), columns, EventsConfig().max_quarantined)
         items = load_items(Path(temporary) / "items.parquet")
     texts = cached_vectors(encoder, items, settings.cache / "text")
     more = with_new_items(runtime, text_map, items, texts)

@@ -24,6 +24,8 @@ from recsys.soft_labels import Labelling, Positions, SoftLabels, write_segment
 from recsys.student import WEIGHTS, Student, grow
 from recsys.training import Epoch, HardLabels, Schedule, fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ITEMS, USERS, EVENTS, LENGTH = 24, 60, 14, 8
 CONFIG = SearchConfig(trials=4, widths=(16, 8), epochs=3, learning_rate=1e-2, dropout=0.1, seed=3)
 
@@ -55,14 +57,6 @@ def lessons_in(folder: Path, items: int = ITEMS) -> Lessons:
     positions = Positions.of(histories, LENGTH)
     write_segment(teacher, labelling, positions, [], folder)
     return Lessons(histories, items, LENGTH, SoftLabels.open([folder], positions, labelling), validation)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

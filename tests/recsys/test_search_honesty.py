@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from recsys.decoder import DecoderShape
 from recsys.histories import Cases, Histories
@@ -14,6 +13,8 @@ from recsys.soft_labels import Labelling, SoftLabels
 from recsys.soft_losses import SOFT_LOSSES
 from recsys.student import Student
 from recsys.training import Schedule, fit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ITEMS, USERS, EVENTS, K = 60, 40, 9, 10
 FOLLOWS = 0.45 * 0.5 ** np.arange(K)  # how likely an item is followed by the next, the one after, ...; else by any
@@ -76,14 +77,6 @@ def student_of(histories: Histories, objective: Distillation, seed: int) -> Stud
 
 def quality(student: Student, rows: np.ndarray) -> float:
     return float(ndcg_of(Scorer(student, EVENTS, "tested"), cases_of(rows)).mean())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_true_labels_help_and_the_same_labels_at_other_positions_do_not():
