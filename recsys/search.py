@@ -4,61 +4,55 @@ Space: the width among those configured, the weight a of the soft label in [0.7,
 from the teacher is the same in all trials, since only then do a and K mean the same in them.
 Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. On a warm
 start it goes on from the earlier search's own trial 0, which never saw a soft label either; without one, from scratch.
-Trial 1 is a = 0.9. A journal is of one search (data, labels, configuration, parent), of one caller at a time.
+Trial 1 is a = 0.9. These two are the first round, ROUND more each later one. What is proposed and what is pruned in a
+round follows from the rounds before it alone, so that its trials may run side by side: which ends first, what was
+killed, and how many workers there are change nothing. A journal is of one search (data, labels, configuration, parent),
+of one caller at a time.
 """
 
 import logging
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import optuna
-from optuna.pruners import MedianPruner
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from recsys.config import SearchConfig
-from recsys.decoder import DecoderShape
 from recsys.errors import ConfigError, TrainingError
-from recsys.histories import Cases, Histories
-from recsys.losses import Distillation
-from recsys.sequence_model import Scorer, ranking_validator
-from recsys.soft_labels import SoftLabels
-from recsys.student import Student, grow
-from recsys.training import Epoch, Schedule, device, fit, never
+from recsys.fleet import Fleet
+from recsys.student import Student
+from recsys.training import Epoch, never
+from recsys.trial import Course, Lessons, Order, Outcome, Parent, Recipe, run, study_of
 
 WEIGHTS = (0.7, 1.0)
 FIRST_WEIGHT = 0.9
 KEPT = (10, 20, 50)
-LEAST_TRIALS = 2
+FIRST_ROUND = 2
 """The undistilled student and a distilled one: a search that is cut short has tried both."""
+
+ROUND = 4
+"""Trials of a later round: more would keep more cores busy, fewer would propose and prune from more knowledge."""
 
 MAX_FAILURES = 3
 """Trials that may fail in one search; each is replaced, from another seed."""
 
-WARM_EPOCHS, WARM_RATE = 4, 0.3
-"""A warm start takes a fourth of the epochs at 0.3 of the learning rate."""
-
 _STUDY = "student"
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Lessons:
-    """What every student of a search learns from and is judged on."""
-
-    histories: Histories
-    items: int  # N of tonight's catalog, at least the teacher's
-    length: int  # L, the most items a student reads
-    labels: SoftLabels  # of the training positions for this length
-    validation: Cases
+Hear = Callable[[int, Epoch], None]
+Crew = Callable[[Sequence[Order], Hear], Iterator[tuple[int, Outcome]]]
+"""Runs orders; hears of epochs and gives outcomes by the order's place."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +62,14 @@ class SearchPlace:
     storage: Path  # the journal file of the study
     weights: Path  # the folder of `trial-NNN/`
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What sets one trial apart."""
-
-    width: int  # D
-    weight: float  # a, of the soft label; 0: not distilled
-    k: int  # soft labels used; 0: none
+    def folder(self, number: int) -> Path:
+        """Where the student of a complete trial is."""
+        return self.weights / f"trial-{number:03d}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that ran to its end or was pruned. Numbers count these alone, so a kill leaves no gap."""
+    """A trial that ran to its end or was pruned. A search that was cut short may lack some of its last round."""
 
     number: int
     width: int
@@ -90,14 +79,6 @@ class Trial:
     validation_ndcg: float  # of its best epoch
     seconds: float  # measured; belongs to no identity
     epochs: tuple[Epoch, ...]
-
-
-@dataclass(frozen=True)
-class Parent:
-    """The students of an earlier search that this one goes on from."""
-
-    best: Student
-    undistilled: Student | None = None  # its trial 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +93,7 @@ class Search:
 
 
 class _Enough(Exception):  # noqa: N818  no error
-    """Ends a trial that there is no time for."""
+    """Ends a round that there is no time for."""
 
 
 def _ignore_trial(trial: Trial) -> None:
@@ -130,172 +111,182 @@ def search(
     *,
     warm: Parent | None = None,
     on_trial: Callable[[Trial], None] = _ignore_trial,
-    on_epoch: Callable[[int, Epoch], None] = _ignore_epoch,
+    on_epoch: Hear = _ignore_epoch,
     enough: Callable[[], bool] = never,
+    workers: int = 1,
 ) -> Search:
     """Run the trials that are still missing and give the best student, with the weights of its best epoch.
 
     With `warm` every distilled trial starts from its best student, grown to tonight's catalog, at its width, and trial 0
     from its undistilled one, if that has the same width.
-    `on_trial` hears of every trial, after a resume also of those before it. `enough` is asked before each trial and
-    after each of its epochs, once the undistilled student and a distilled one are there, whether to stop with what there
-    is: fewer trials come back, and the same search goes on from the journal. The same arguments give the same
-    student, to the bit, on one torch build and thread count, however often the search was killed. Raises
-    ConfigError when `warm` reads another length, TrainingError when more than MAX_FAILURES trials fail.
+    Above one, `workers` processes run the trials of a round side by side and share torch's present threads.
+    `on_trial` hears of every trial as it ends, after a resume also of those before it. `enough` is asked before each
+    round but the first, and after each epoch in it, whether to stop with what there is: fewer trials come back, and the
+    same search goes on from the journal. The same arguments give the same student, to the bit, on one torch build and
+    number of threads a trial, however often the search was killed. Raises ConfigError when `warm` reads another
+    length, TrainingError when more than MAX_FAILURES trials fail.
     """
-    course = _Course(lessons, config, place, warm)
-    study = _study(place.storage, course.epochs)
-    told = 0
-    while True:
-        trials = _finished(study)
-        for trial in trials[told:]:
-            on_trial(trial)
-        told = len(trials)
-        if told >= config.trials or (told >= LEAST_TRIALS and enough()):
-            break
-        try:
-            course.advance(study, told, on_epoch, enough if told >= LEAST_TRIALS else never)
-        except _Enough:
-            break
-    best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
-    student, control = (Student.load(course.folder(number), config.dropout) for number in (best.number, 0))
-    return Search(student, control, best, trials[0], tuple(trials))
-
-
-class _Course:
-    """Trains one trial after another."""
-
-    def __init__(self, lessons: Lessons, config: SearchConfig, place: SearchPlace, warm: Parent | None) -> None:
-        if warm is not None and warm.best.length != lessons.length:
-            raise ConfigError(
-                f"the earlier student reads {warm.best.length} items, tonight's are to read {lessons.length}",
-                where="data.history_length",
-                mend="Set refresh.warm_start to false for this night.",
-            )
-        self.lessons, self.config, self.place, self.warm = lessons, config, place, warm
-        self.widths = config.widths if warm is None else (warm.best.shape.width,)
-        top_k = lessons.labels.labelling.top_k
-        self.kept = tuple(k for k in KEPT if k <= top_k) or (top_k,)
-        if config.loss == "hard_label":
-            self.kept = (1,)
-        self.epochs = config.epochs if warm is None else max(1, config.epochs // WARM_EPOCHS)
-        self.rate = config.learning_rate if warm is None else config.learning_rate * WARM_RATE
-
-    def folder(self, number: int) -> Path:
-        """Where the weights of a complete trial are."""
-        return self.place.weights / f"trial-{number:03d}"
-
-    def advance(
-        self, study: optuna.Study, number: int, on_epoch: Callable[[int, Epoch], None], enough: Callable[[], bool]
-    ) -> None:
-        """Run trial `number`. It ends complete, pruned or failed; once complete, its weights are in place.
-
-        Raises _Enough in the middle of it, and the trial counts as killed.
-        """
-        failures = _failures(study)
-        if len(failures) > MAX_FAILURES:
-            raise TrainingError(_table(failures, number, self.config.trials), mend="Lower search.learning_rate.")
-        trial, recipe = self._ask(study, number, len(failures))
-        epochs: list[Epoch] = []
-
-        def hear(epoch: Epoch) -> None:
-            epochs.append(epoch)
-            on_epoch(number, epoch)
-            if epoch.number < self.epochs and enough():
-                raise _Enough
-            trial.report(epoch.validation_ndcg, epoch.number)
-            if number > 0 and epoch.number < self.epochs and trial.should_prune():
-                raise optuna.TrialPruned
-
-        try:
-            student = self._train(recipe, self.config.seed + len(failures), hear)
-        except optuna.TrialPruned:
-            trial.set_user_attr("epochs", [asdict(epoch) for epoch in epochs])
-            study.tell(trial, state=TrialState.PRUNED)
-        except TrainingError as error:
-            _log.warning("a trial failed and is replaced: %s", error)
-            trial.set_user_attr("failure", str(error))
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            trial.set_user_attr("epochs", [asdict(epoch) for epoch in epochs])
-            _publish(student, self.folder(number))
-            study.tell(trial, max(epoch.validation_ndcg for epoch in epochs))
-
-    def _ask(self, study: optuna.Study, number: int, failures: int) -> tuple[optuna.Trial, Recipe]:
-        """A new trial of the study, to be trial `number` of those that finish."""
-        # Seeded anew by what came before: with one seed a resumed study would propose the same trials again.
-        study.sampler = TPESampler(seed=self.config.seed + number + failures, n_startup_trials=3)
-        if number == 1 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            study.enqueue_trial({"width": self.widths[0], "weight": FIRST_WEIGHT, "k": self.kept[-1]})
-        trial = study.ask()
-        # The undistilled trial suggests nothing: outside the range of weights it would mislead the sampler.
-        recipe = Recipe(self.widths[0], 0.0, 0)
-        if number > 0:
-            recipe = Recipe(
-                trial.suggest_categorical("width", self.widths),
-                trial.suggest_float("weight", *WEIGHTS),
-                trial.suggest_categorical("k", self.kept),
-            )
-        trial.set_user_attr("recipe", asdict(recipe))
-        return trial, recipe
-
-    def _train(self, recipe: Recipe, seed: int, hear: Callable[[Epoch], None]) -> Student:
-        lessons, dropout = self.lessons, self.config.dropout
-        start = self._start(recipe)
-        if start is not None:
-            student, epochs, rate = grow(start, lessons.items, dropout), self.epochs, self.rate
-        else:
-            shape = DecoderShape.of(lessons.items, recipe.width, 1, lessons.length)
-            student = Student.untrained(shape, dropout, seed)
-            epochs, rate = self.config.epochs, self.config.learning_rate
-        student.to(device())
-        fit(
-            student,
-            lessons.histories,
-            lessons.length,
-            Schedule(epochs, rate, seed),
-            Distillation(lessons.labels, recipe.weight, recipe.k, self.config.loss),
-            _validator(student, lessons.validation),
-            on_epoch=hear,
+    if warm is not None and warm.best.length != lessons.length:
+        raise ConfigError(
+            f"the earlier student reads {warm.best.length} items, tonight's are to read {lessons.length}",
+            where="data.history_length",
+            mend="Set refresh.warm_start to false for this night.",
         )
-        return student
+    course = Course(lessons, config, warm)
+    journal, space = _Journal(place), Space.of(course)
+    for trial in journal.trials():
+        on_trial(trial)
+    with ExitStack() as held:
+        crew = _crew(course, place, workers, held)
+        while missing := journal.missing(config.trials):
+            stop = enough if missing[0] >= FIRST_ROUND else never
+            if stop():
+                break
+            orders = [_order(course, space, journal, place, number) for number in missing]
+            try:
+                for at, outcome in crew(orders, partial(_heard, course, orders, on_epoch, stop)):
+                    added = journal.add(orders[at], outcome, space)
+                    if added is not None:
+                        on_trial(added)
+            except _Enough:
+                break
+            journal.refuse_failures(config.trials)
+    trials = journal.trials()
+    best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
+    student, control = (Student.load(place.folder(number), config.dropout) for number in (best.number, 0))
+    return Search(student, control, best, trials[0], trials)
 
-    def _start(self, recipe: Recipe) -> Student | None:
-        """The earlier student that a trial goes on from."""
-        if self.warm is None:
+
+def _heard(
+    course: Course, orders: Sequence[Order], on_epoch: Hear, enough: Callable[[], bool], at: int, epoch: Epoch
+) -> None:
+    on_epoch(orders[at].number, epoch)
+    if epoch.number < course.epochs and enough():
+        raise _Enough
+
+
+def _crew(course: Course, place: SearchPlace, workers: int, held: ExitStack) -> Crew:
+    """This process, or several; they end with `held`."""
+    if workers == 1:
+        return lambda orders, hear: ((at, course.run(order, partial(hear, at))) for at, order in enumerate(orders))
+    threads = max(1, torch.get_num_threads() // workers)
+    handed = place.storage.with_name("lessons.handed-over")
+    return held.enter_context(Fleet(run, course, handed, workers, threads)).run
+
+
+@dataclass(frozen=True)
+class Space:
+    """What trials are proposed from."""
+
+    widths: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @classmethod
+    def of(cls, course: Course) -> "Space":
+        """A warm start leaves no choice of the width, labels with few items little of K."""
+        top_k = course.lessons.labels.labelling.top_k
+        kept = tuple(k for k in KEPT if k <= top_k) or (top_k,)
+        if course.config.loss == "hard_label":
+            kept = (1,)
+        return cls(course.config.widths if course.warm is None else (course.warm.best.shape.width,), kept)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """By the names of a recipe."""
+        return {
+            "width": CategoricalDistribution(self.widths),
+            "weight": FloatDistribution(*WEIGHTS),
+            "k": CategoricalDistribution(self.kept),
+        }
+
+    def recipe(self, number: int, study: optuna.Study) -> Recipe:
+        """Of trial `number`, from what the study knows."""
+        if number == 0:  # outside the range of weights it would mislead the sampler: it proposes nothing
+            return Recipe(self.widths[0], 0.0, 0)
+        if number == 1:
+            return Recipe(self.widths[0], FIRST_WEIGHT, self.kept[-1])
+        return Recipe(**study.ask(self.distributions).params)
+
+
+def _order(course: Course, space: Space, journal: "_Journal", place: SearchPlace, number: int) -> Order:
+    """Trial `number` as the rounds before its own, and its own failures, would have it."""
+    rivals, failed = journal.before(_round(number).start), len(journal.failures(number))
+    sampler = TPESampler(seed=course.config.seed + number + failed, n_startup_trials=3)
+    recipe = space.recipe(number, study_of(rivals, course.epochs, sampler))
+    return Order(number, recipe, course.config.seed + failed, tuple(rivals), place.folder(number))
+
+
+def _round(number: int) -> range:
+    """The numbers of the round that trial `number` is in."""
+    if number < FIRST_ROUND:
+        return range(FIRST_ROUND)
+    first = number - (number - FIRST_ROUND) % ROUND
+    return range(first, first + ROUND)
+
+
+class _Journal:
+    """The study on disk: a trial is in it once it has ended."""
+
+    def __init__(self, place: SearchPlace) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        place.storage.parent.mkdir(parents=True, exist_ok=True)
+        place.weights.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(place.storage)
+        # Absolute, because the journal's lock is a symbolic link to it.
+        storage = JournalStorage(JournalFileBackend(str(place.storage.resolve())))
+        self.study = optuna.create_study(storage=storage, study_name=_STUDY, direction="maximize", load_if_exists=True)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """The complete and pruned ones, by number."""
+        return tuple(_trial(one) for one in self._ended())
+
+    def before(self, number: int) -> list[FrozenTrial]:
+        """The complete and pruned trials with a lower number."""
+        return [one for one in self._ended() if one.user_attrs["number"] < number]
+
+    def failures(self, number: int | None = None) -> list[FrozenTrial]:
+        """The trials that failed, of all numbers or of one."""
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [one for one in failed if number in (None, one.user_attrs["number"])]
+
+    def missing(self, asked: int) -> list[int]:
+        """Numbers, below `asked`, of the first round that is not whole."""
+        there = {one.user_attrs["number"] for one in self._ended()}
+        absent = [number for number in range(asked) if number not in there]
+        return [number for number in absent if number in _round(absent[0])]
+
+    def add(self, order: Order, outcome: Outcome, space: Space) -> Trial | None:
+        """Keep what came of an order; None when it failed."""
+        values = {epoch.number: epoch.validation_ndcg for epoch in outcome.epochs}
+        recipe, state = asdict(order.recipe), _STATES[outcome.state]
+        told = create_trial(
+            state=state,
+            value=max(values.values()) if state == TrialState.COMPLETE else None,
+            params=recipe if order.number else {},
+            distributions=space.distributions if order.number else {},
+            user_attrs={
+                "number": order.number,
+                "recipe": recipe,
+                "epochs": [asdict(epoch) for epoch in outcome.epochs],
+                "failure": outcome.failure,
+            },
+            intermediate_values=values,
+        )
+        self.study.add_trial(told)
+        if state == TrialState.FAIL:
+            _log.warning("a trial failed and is replaced: %s", outcome.failure)
             return None
-        if recipe.weight > 0:
-            return self.warm.best
-        control = self.warm.undistilled
-        return control if control is not None and control.shape.width == recipe.width else None
+        return _trial(told)
 
+    def refuse_failures(self, asked: int) -> None:
+        """TrainingError when too many have failed."""
+        failures = self.failures()
+        if len(failures) > MAX_FAILURES:
+            raise TrainingError(_table(failures, len(self._ended()), asked), mend="Lower search.learning_rate.")
 
-def _validator(student: Student, cases: Cases) -> Callable[[], float]:
-    """The student's NDCG@10. TrainingError where its scores are not numbers: ranking them would tell nothing."""
-    rank = ranking_validator(student, cases)
-
-    def validate() -> float:
-        if not np.isfinite(Scorer(student, student.length, "probed").scores(cases.histories[:1])).all():
-            raise TrainingError("the scores after an epoch are not numbers")
-        return rank()
-
-    return validate
-
-
-def _study(storage: Path, epochs: int) -> optuna.Study:
-    """The study in the journal, without what a kill left behind: half a line, trials that seem to run."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    _cut_torn_line(storage)
-    # Absolute, because the journal's lock is a symbolic link to it. Two trials, 0 and 1, are never pruned.
-    journal = JournalStorage(JournalFileBackend(str(storage.resolve())))
-    pruner = MedianPruner(n_startup_trials=2, n_warmup_steps=1 + epochs // 3)
-    study = optuna.create_study(
-        storage=journal, study_name=_STUDY, direction="maximize", pruner=pruner, load_if_exists=True
-    )
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
+    def _ended(self) -> list[FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return sorted(trials, key=lambda one: int(one.user_attrs["number"]))
 
 
 def _cut_torn_line(storage: Path) -> None:
@@ -307,16 +298,10 @@ def _cut_torn_line(storage: Path) -> None:
         os.truncate(storage, whole)
 
 
-def _finished(study: optuna.Study) -> list[Trial]:
-    """The complete and pruned trials, in order."""
-    frozen = study.get_trials(deepcopy=False, states=_FINISHED)
-    return [_trial(number, one) for number, one in enumerate(frozen)]
-
-
-def _trial(number: int, frozen: FrozenTrial) -> Trial:
+def _trial(frozen: FrozenTrial) -> Trial:
     epochs = tuple(Epoch(**values) for values in frozen.user_attrs["epochs"])
     return Trial(
-        number,
+        frozen.user_attrs["number"],
         **frozen.user_attrs["recipe"],
         state="complete" if frozen.state == TrialState.COMPLETE else "pruned",
         validation_ndcg=max(epoch.validation_ndcg for epoch in epochs),
@@ -325,24 +310,9 @@ def _trial(number: int, frozen: FrozenTrial) -> Trial:
     )
 
 
-def _failures(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that failed by themselves, not those that were killed."""
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return [trial for trial in failed if "failure" in trial.user_attrs]
-
-
 def _table(failures: list[FrozenTrial], finished: int, asked: int) -> str:
     rows = [
         "width {width}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"]) + trial.user_attrs["failure"]
         for trial in failures
     ]
     return "\n  ".join([f"{len(failures)} trials failed and only {finished} of {asked} finished", *rows]) + "\n"
-
-
-def _publish(student: Student, folder: Path) -> None:
-    """Write under a temporary name and rename; what a killed trial of this number left is replaced."""
-    draft = folder.with_name(f"{folder.name}.tmp")
-    for old in (draft, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    student.save(draft)
-    os.rename(draft, folder)

@@ -15,10 +15,11 @@ from recsys.dataset import Dataset
 from recsys.item_text import TextEncoder
 from recsys.knob_importance import knob_importances
 from recsys.neighbourhood import Neighbourhood, Opinion
-from recsys.search import Lessons, Parent, Search, SearchPlace, Trial, search
+from recsys.search import Search, SearchPlace, Trial, search
 from recsys.student import Student, grow
 from recsys.text_map import TextMap
 from recsys.training import Epoch
+from recsys.trial import Lessons, Parent
 from recsys.unseen_items import fill_unseen
 from tasks import computing
 from tasks.adapters.store import MEASURED, Recipe, canonical
@@ -29,7 +30,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 5
+VERSION = 6
 UNDISTILLED = "undistilled"  # the folder of trial 0, from which the next night's goes on
 
 
@@ -121,19 +122,26 @@ def _search(at: Step, opened: Dataset, labels: LabelsRef, warm: Parent | None, s
         validation=opened.validation_cases(),
     )
 
+    done: dict[int, float] = {}  # the share of each trial
+
     def on_epoch(number: int, epoch: Epoch) -> None:
-        done = (number + epoch.number / config.epochs) / config.trials
+        done[number] = epoch.number / config.epochs
         text = f"trial {number + 1} of {config.trials}, epoch {epoch.number}, NDCG@10 {epoch.validation_ndcg:.4f}"
-        at.progress(done, text)
+        at.progress(sum(done.values()) / config.trials, text)
+
+    def on_trial(trial: Trial) -> None:
+        done[trial.number] = 1.0
+        _record(at, trial)
 
     return search(
         lessons,
         config,
         SearchPlace(scratch / "study.log", scratch / "weights"),
         warm=warm,
-        on_trial=lambda trial: _record(at, trial),
+        on_trial=on_trial,
         on_epoch=on_epoch,
         enough=at.out_of_time,
+        workers=computing.workers(at.settings),
     )
 
 

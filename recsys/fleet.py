@@ -1,0 +1,153 @@
+"""Worker processes for jobs of minutes that share what is large, and tell how they get on.
+
+Processes, because training seeds torch's one global generator: two threads would disturb each other's draws. Not those
+of multiprocessing, which import the caller's main module anew, here all of Prefect. What is shared is written once and
+mapped into every worker, so that it is in memory once. A worker ends when its caller does, however that ends.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+Shared = TypeVar("Shared")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Work = Callable[[Shared, Job, Callable[[Any], None]], Result]
+"""Does one job and may tell things on the way. A function of a module, found there by the worker."""
+
+_ALIGNED = 64
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+class Fleet(Generic[Shared, Job, Result]):
+    """Some workers, each with its own threads, from `with` until its end: what still works then is killed."""
+
+    def __init__(self, work: Work[Shared, Job, Result], shared: Shared, file: Path, workers: int, threads: int) -> None:
+        """`file` is written to hand over what is shared, and removed at the end."""
+        self.work, self.shared, self.file = work, shared, file
+        self.workers, self.threads = workers, threads
+        self.crew: dict[Connection, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        hand_over((self.work, self.shared), self.file)
+        for _ in range(self.workers):
+            ours, theirs = Pipe()
+            words = [sys.executable, "-m", "recsys.fleet", str(theirs.fileno()), str(self.file), str(self.threads)]
+            own = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            process = subprocess.Popen(words, pass_fds=[theirs.fileno()], env={**os.environ, **own})
+            theirs.close()
+            self.crew[ours] = process
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection, process in self.crew.items():
+            process.kill()
+            process.wait()
+            connection.close()
+        self.crew = {}
+        self.file.unlink(missing_ok=True)
+
+    def run(self, jobs: Sequence[Job], hear: Callable[[int, Any], None]) -> Iterator[tuple[int, Result]]:
+        """The place of each job and what came of it, as it ends. `hear` gets a place and what its job tells.
+
+        What a job raises is raised here; ChildProcessError when a worker ends by itself.
+        """
+        waiting, busy = deque(enumerate(jobs)), dict[Connection, int]()
+        for connection in self.crew:
+            _give(connection, waiting, busy)
+        while busy:
+            for connection in [one for one in wait(list(busy)) if isinstance(one, Connection)]:
+                kind, value = self._receive(connection)
+                if kind == "told":
+                    hear(busy[connection], value)
+                elif kind == "raised":
+                    raise value
+                else:
+                    place = busy.pop(connection)
+                    _give(connection, waiting, busy)
+                    yield place, value
+
+    def _receive(self, connection: Connection) -> tuple[str, Any]:
+        try:
+            kind, value = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            code = self.crew[connection].wait()
+            raise ChildProcessError(f"a worker process ended by itself with exit code {code}") from None
+        return kind, value
+
+
+def _give(connection: Connection, waiting: deque[tuple[int, Any]], busy: dict[Connection, int]) -> None:
+    """The next job, if there is one."""
+    if waiting:
+        busy[connection], job = waiting.popleft()
+        connection.send_bytes(pickle.dumps(job))
+
+
+def hand_over(value: Any, file: Path) -> None:
+    """Write a value that `taken_over` reads. Its arrays follow one another behind its pickle."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    index = pickle.dumps([len(head), *(view.nbytes for view in views)])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as out:
+        parts: list[bytes | memoryview] = [len(index).to_bytes(8, "little") + index, head, *views]
+        for part in parts:
+            out.write(part)
+            out.write(bytes(-out.tell() % _ALIGNED))
+
+
+def taken_over(file: Path) -> Any:
+    """What `hand_over` wrote, its arrays mapped into memory: pages are shared until they are written to."""
+    with file.open("rb") as handed:
+        whole = memoryview(mmap.mmap(handed.fileno(), 0, access=mmap.ACCESS_COPY))
+    sizes = pickle.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    at, parts = 8 + int.from_bytes(whole[:8], "little"), []
+    for size in sizes:
+        at += -at % _ALIGNED
+        parts.append(whole[at : at + size])
+        at += size
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _serve(connection: Connection, file: Path) -> None:
+    """One job after another, until the caller is gone."""
+    work, shared = taken_over(file)
+
+    def tell(value: Any) -> None:
+        connection.send_bytes(pickle.dumps(("told", value)))
+
+    while True:
+        job = pickle.loads(connection.recv_bytes())
+        try:
+            answer = "done", work(shared, job, tell)
+        except Exception as error:  # whatever it is, it is the caller's
+            answer = "raised", error
+        connection.send_bytes(pickle.dumps(answer))
+
+
+def _main(descriptor: int, file: Path, threads: int) -> None:
+    import torch  # here: whoever only starts workers may have no use for it
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it and ends its workers
+    torch.set_num_threads(threads)
+    try:
+        _serve(Connection(descriptor), file)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        sys.exit(1)  # nobody is left to tell
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
