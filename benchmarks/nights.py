@@ -11,8 +11,6 @@ model can keep; after another the champion is rolled back. A night that is in th
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.nights_told import as_markdown, draw
+from benchmarks.one_night import last_story, recsys
 from recsys import sample
 from recsys.config import DataConfig, EventsConfig
 from recsys.dataset import BuildPlan
@@ -31,7 +30,6 @@ from recsys.prequential import PEERS, look_back
 from recsys.split import DAY
 from tasks.adapters.settings import Settings
 
-RECSYS = Path(sys.executable).with_name("recsys")
 REJECTING = ("limits.latency_ms=0.000001",)
 THRESHOLDS = ("data.test_days=28", "gate.teacher_retention=0.8", "gate.quantization_loss=0.05")
 """Of a shop with some 500 buyers a week: four weeks of test users, and margins that so many users can prove."""
@@ -149,20 +147,21 @@ def live(plan: Plan, settings: Settings, number: int, as_of: str, before: Sequen
     forced = [word for knob in REJECTING for word in ("--set", knob)] if number == plan.rejected else []
     words = ["nightly", "--as-of", as_of, "--events", str(plan.events), *plan.options, *forced]
     load, began = round(os.getloadavg()[0], 1), time.monotonic()
-    recsys(plan, *words, *(["--items", str(plan.items)] if plan.items else []))
+    log = plan.home / "nights.log"
+    recsys(plan.home, *words, *(["--items", plan.items] if plan.items else []), log=log)
     seconds = round(time.monotonic() - began, 1)
     remark = "made to be rejected" if forced else ""
     workshop = Workshop.of(settings)
     previous = workshop.ledger.chain().previous
     rolled_back = any("rolled back" in row["remark"] for row in before)
     if number >= plan.rolled_back and not rolled_back and previous:
-        recsys(plan, "rollback", "--to", str(previous), "--reason", "drill")
+        recsys(plan.home, "rollback", "--to", str(previous), "--reason", "drill", log=log)
         remark = f"rolled back to version {previous}"
     champion = workshop.ledger.chain().champion
     if champion:
         publish(workshop, 10, lambda done: None)
     head = workshop.store.head("last-night") or {}
-    story = json.loads(Path(head["report"]).with_suffix(".json").read_text())
+    story = last_story(plan.home)
     steps = story["steps"]
     return Row(
         night=number,
@@ -183,12 +182,6 @@ def live(plan: Plan, settings: Settings, number: int, as_of: str, before: Sequen
         home_bytes=bytes_of(settings.home),
         load_before=load,
     )
-
-
-def recsys(plan: Plan, *words: str) -> None:
-    """One command, as a person would type it. Its output is kept in the home."""
-    with (plan.home / "nights.log").open("a") as log:
-        subprocess.run([str(RECSYS), *words, "--home", str(plan.home)], check=True, stdout=log, stderr=log)
 
 
 def watched(plan: Plan, settings: Settings, champion: int, as_of: str) -> Served:

@@ -1,6 +1,6 @@
 """Quality of whole nights on real shops: one row a shop and preset, appended to a results file, resumable row by row.
 
-    python benchmarks/quality.py --data DIR [--out docs/results.jsonl] [--home DIR] [SHOP/PRESET ...]
+    python -m benchmarks.quality --data DIR [--out docs/results.jsonl] [--home DIR] [SHOP/PRESET ...]
 
 DIR holds a folder a shop with events.parquet and items.parquet. Each row is one `recsys nightly`; a row that is in
 the file already is not run again. Test users are scored once, by the night itself.
@@ -9,13 +9,12 @@ the file already is not run again. Test users are scored once, by the night itse
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-RECSYS = Path(sys.executable).with_name("recsys")
+from benchmarks.one_night import last_story, recsys
+
 METRICS = ("ndcg_at_10", "hr_at_10")
 
 
@@ -67,14 +66,11 @@ def main() -> None:
 
 def night(row: Row, data: Path, home: Path) -> dict[str, object]:
     """One night in a home of its own, and what its story says."""
-    words = ["nightly", "--home", str(home), "--preset", row.preset, *row.options]
-    words += ["--events", str(data / "events.parquet"), "--items", str(data / "items.parquet")]
+    words = ["nightly", "--preset", row.preset, *row.options]
     began = time.monotonic()
-    subprocess.run([str(RECSYS), *words], check=True)
-    seconds = time.monotonic() - began
-    head = json.loads((home / "store" / "heads" / "last-night.json").read_text())
-    story = json.loads(Path(head["report"]).with_suffix(".json").read_text())
-    shown = ["recsys", *words[:1], *words[3:5], *row.options, "--events", f"{row.shop}/events.parquet"]
+    recsys(home, *words, "--events", data / "events.parquet", "--items", data / "items.parquet")
+    seconds, story = time.monotonic() - began, last_story(home)
+    shown = ["recsys", *words, "--events", f"{row.shop}/events.parquet"]
     return {
         "name": row.name,
         "command": " ".join([*shown, "--items", f"{row.shop}/items.parquet"]),

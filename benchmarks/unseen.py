@@ -10,14 +10,13 @@ appended to the results file; a row that is there is not run again.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-RECSYS = Path(sys.executable).with_name("recsys")
+from benchmarks.one_night import last_story, recsys
+
 SEED = 0
 TEXTS = ("title", "category", "description")
 
@@ -61,11 +60,9 @@ def prepare(shop: Path, home: Path, share: float, texts: bool) -> None:
 
 def night(home: Path, preset: str) -> dict[str, object]:
     """One night, and what its report says of the unsold items."""
-    words = ["nightly", "--home", home / "home", "--preset", preset, "--split", "leave_one_out"]
-    words += ["--events", home / "events.parquet", "--items", home / "items.parquet"]
-    subprocess.run([RECSYS, *map(str, words)], check=True)
-    head = json.loads((home / "home" / "store" / "heads" / "last-night.json").read_text())
-    story = json.loads(Path(head["report"]).with_suffix(".json").read_text())
+    words = ["nightly", "--preset", preset, "--split", "leave_one_out"]
+    recsys(home / "home", *words, "--events", home / "events.parquet", "--items", home / "items.parquet")
+    story = last_story(home / "home")
     return {
         "items": story["data"]["items"],
         "users": max(model["unseen_users"] for model in story["models"]),
