@@ -3,7 +3,8 @@
 DIR is a home where `recsys nightly` ran: its last night's float student, dataset and soft labels are used as `compress`
 used them. Every row is compared with the float student on the same users, of validation and of test, by the paired
 bootstrap (two one-sided 95 % bounds). Nothing is chosen here, so the test users decide nothing. Beside what is pruned
-stands the control, unpruned and trained on for as long; recovery by soft and by hard labels are rows of their own.
+stands the control, unpruned and trained on for as long; recovery by soft labels, by hard ones and with rounded weights are
+rows of their own.
 
 Rows are appended to --out as they are measured; what is there already is not measured again. The last lines are the
 table of docs/compression.md.
@@ -44,6 +45,8 @@ from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 
 COLORS = {"float": INK, "bits": BLUE, "control": ORANGE, "pruned": GREEN, "neighbours": PURPLE, "together": VERMILION}
+AGAIN = {"soft": "soft labels again", "hard": "hard labels again", "rounded": "rounded in training"}
+MARKS = {"": "o", "soft": "s", "hard": "^", "rounded": "D"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Way:
         said = [f"{what} {share:.0%}" for what, share in shares.items() if share < 1]
         bits = {"table": self.table, "linears": self.linears}
         said += [f"{what} {count} bits" for what, count in bits.items() if count < 32]
-        again = [f"{self.recovery} labels again"] if self.recovery else []
+        again = [AGAIN[self.recovery]] if self.recovery else []
         return ", ".join(said + again) or "float student"
 
     @property
@@ -88,8 +91,9 @@ def ways(heads: bool, neighbours: bool, distilled: bool) -> Iterator[Way]:
     fewest = 0.5 if heads else 1.0
     for bits in (8, 4):
         yield from (Way("together", bits, 8, recovery=how) for how in recoveries)
+        yield Way("together", bits, 8, recovery="rounded")
         for kept in dict.fromkeys((1.0, fewest)):
-            yield from (Way("together", bits, 8, 0.25, kept, recovery=how) for how in ("", *recoveries))
+            yield from (Way("together", bits, 8, 0.25, kept, recovery=how) for how in ("", *recoveries, "rounded"))
         if neighbours:
             yield Way("together", bits, 8, 0.25, fewest, 0.0, recoveries[0])
 
@@ -143,12 +147,13 @@ class Ablation:
         self.cases = {"validation": home.dataset.validation_cases(), "test": home.dataset.test_cases()}
         scorer = Scorer(home.student, home.student.length, "student", opinion=home.publication.opinion)
         self.float_student = {window: ndcg_of(scorer, cases) for window, cases in self.cases.items()}
-        self.smaller: Callable[[float, float, Recovered], tuple[Student, float]] = cache(self._smaller)
+        self.smaller: Callable[[float, float, Recovered, Bits], tuple[Student, float]] = cache(self._smaller)
         self._scores: Importance | None = None
 
     def row(self, way: Way) -> dict[str, object]:
         """One line of the results file."""
-        student, seconds = self.smaller(way.ffn, way.heads, way.recovery)
+        bits: Bits = way.table if way.recovery == "rounded" else 32  # all other training knows of no file
+        student, seconds = self.smaller(way.ffn, way.heads, way.recovery, bits)
         publication = fewer(self.home.publication, way.neighbours)
         found = self._served(student, publication, way) if way.is_served else self._by_torch(student, publication, way)
         return {
@@ -179,7 +184,7 @@ class Ablation:
             measured[window] = {"users": len(cases), "ndcg_at_10": float(reached.mean()), "change": asdict(change)}
         return measured
 
-    def _smaller(self, ffn: float, heads: float, recovery: Recovered) -> tuple[Student, float]:
+    def _smaller(self, ffn: float, heads: float, recovery: Recovered, bits: Bits) -> tuple[Student, float]:
         """The student pruned and trained on, and what the training took, in seconds."""
         home, student = self.home, self.home.student
         if ffn < 1 or heads < 1:
@@ -188,10 +193,10 @@ class Ablation:
             student = pruned(student, self._scores, ffn, heads)
         if not recovery:
             return student, 0.0
-        objective = home.recovery.objective if recovery == "soft" else HardLabels()
+        objective = HardLabels() if recovery == "hard" else home.recovery.objective
         alone = replace(home.recovery, objective=objective, distilled=False)  # that one and no other
-        began = time.perf_counter()
-        _, recovered = Recoverer(alone, home.epochs, home.student)(student, never)
+        recover, began = Recoverer(alone, home.epochs, home.student), time.perf_counter()
+        recovered = recover.rounded(student, bits) if recovery == "rounded" else recover(student, never)[1]
         return recovered, time.perf_counter() - began
 
 
@@ -230,7 +235,7 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         for axes, window in zip(panels, ("validation", "test"), strict=True):
             axes.axhline(0, color=INK, linewidth=0.8)
             for row in rows:
-                change, mark = row[window]["change"], {"": "o", "soft": "s", "hard": "^"}[row["recovery"]]
+                change, mark = row[window]["change"], MARKS[row["recovery"]]
                 reach = np.array([[change["value"] - change["low"]], [change["high"] - change["value"]]])
                 look = {"color": COLORS[row["kind"]], "markersize": 5, "elinewidth": 0.8, "alpha": 0.85}
                 axes.errorbar(row["bytes"] / 1e3, 100 * change["value"], 100 * np.maximum(reach, 0), fmt=mark, **look)
@@ -239,8 +244,8 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         panels[0].set_ylabel("change of NDCG@10 to the float student, %")
         for kind, color in COLORS.items():
             panels[1].plot([], [], "o", color=color, label=kind)
-        for mark, label in {"s": "soft labels again", "^": "hard labels again"}.items():
-            panels[1].plot([], [], mark, color=INK, fillstyle="none", label=label)
+        for recovery, label in AGAIN.items():
+            panels[1].plot([], [], MARKS[recovery], color=INK, fillstyle="none", label=label)
         figure.legend(loc="outside right upper", fontsize=SMALL)
         figure.savefig(path, dpi=130)
 

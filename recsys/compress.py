@@ -2,7 +2,8 @@
 
 Every point is judged as it would be served, by the runtime on its exported files, on the validation users. A
 pruned student is trained a little more to recover; so is an unpruned one, the control, because those epochs
-alone can gain more than pruning loses and would pass for a free cut. Formulas and measurements: docs/compression.md.
+alone can gain more than pruning loses and would pass for a free cut. Where rounding to some number of bits loses too
+much of every student of the grid, the best of them is trained a little more with rounded weights. Formulas and measurements: docs/compression.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +37,12 @@ class Cut:
     keep_ffn: float  # share of the feed-forward units kept
     keep_heads: float  # share of the attention heads kept
     recovers: bool  # whether it is trained a little more, after pruning or, where nothing goes, as the control
+    keep_blocks: float = 1.0  # share of the blocks kept
 
     @property
     def prunes(self) -> bool:
         """Whether anything goes."""
-        return self.keep_ffn < 1 or self.keep_heads < 1
+        return min(self.keep_ffn, self.keep_heads, self.keep_blocks) < 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Point:
 
     keep_ffn: float  # share of the feed-forward units kept
     table_bits: Bits
-    recovery: Recovered  # after pruning or, where all is kept, as the control: the one better on validation
+    recovery: Recovered  # of soft and hard labels the better on validation; where all is kept, as the control
     bytes: int  # of model.onnx
     ndcg: float  # mean NDCG@10 by the runtime
     change: Interval  # of it relative to the float student
@@ -57,16 +59,17 @@ class Point:
     reason: str  # why it was chosen, or why not
     keep_neighbours: float = 1.0  # share of the student's neighbours kept of each item, the nearest
     keep_heads: float = 1.0  # share of the attention heads kept
+    keep_blocks: float = 1.0  # share of the blocks kept
 
 
 @dataclass(frozen=True)
 class Compression:
-    """Every point in the order tried, the chosen one, and its student, pruned and recovered, in float."""
+    """Every point in the order tried, the chosen one, and its student, pruned and recovered, not yet rounded by export."""
 
     points: tuple[Point, ...]
     chosen: Point
     student: Student
-    tried: int  # students of the grid; fewer than asked when there was no time for all
+    tried: int  # students of the grid and those trained with rounded weights; fewer than asked when time was up
     asked: int
 
 
@@ -97,34 +100,69 @@ def compress(
     Chosen is the smallest point whose loss of NDCG@10 against the float student is, with 95 % confidence, below
     half of `config.max_loss` on validation users, or below all of it where none is below half; of equally small ones
     the better. Where there is none it is the student as it is, its item table in float. `on_point` hears of each point
-    as it is judged, before anything is chosen. `enough` is asked before each student of the grid but the first whether
-    to choose from those that there are.
+    as it is judged, before anything is chosen. `enough` is asked before each student but the first whether to choose
+    from those that there are.
     """
     judge = _Judge(student, publication, recovery.validation)
+    recover = Recoverer(recovery, config.recovery_epochs, student)
+    shares = sorted(set(config.keep_neighbours), reverse=True) if publication.opinion else (1.0,)
     tried: list[tuple[_Candidate, Point]] = []
 
     def try_out(candidate: _Candidate, bits: Bits, neighbours: float) -> None:
         tried.append((candidate, judge.point(candidate, bits, neighbours)))
         on_point(tried[-1][1])
 
-    cuts = grid(config, student.shape)
-    shares = sorted(set(config.keep_neighbours), reverse=True) if publication.opinion else (1.0,)
-    candidates = _candidates(student, cuts, recovery, config.recovery_epochs, enough)
-    made = 0
+    cuts, made = grid(config, student.shape), 0
+    candidates = _candidates(student, cuts, recover, enough)
     while made < len(cuts) and not (made and enough()):
         candidate = next(candidates)
         made += 1
         for bits, neighbours in product(config.table_bits, shares):
             try_out(candidate, bits, neighbours)
-    allowed = USED * config.max_loss
-    if choice([point for _, point in tried], allowed) is None:
-        allowed = config.max_loss  # few users prove little: a point without reserve is better than none
+    lost = too_rough([point for _, point in tried], config.max_loss) if config.recovery_epochs else []
+    for place in lost:
+        if enough():
+            break
+        (candidate, _), bits = tried[place], tried[place][1].table_bits
+        again = _Candidate(candidate.cut, "rounded", recover.rounded(candidate.student, bits))
+        made += 1
+        for neighbours in shares:
+            try_out(again, bits, neighbours)
+    allowed = margin([point for _, point in tried], config.max_loss)
     if choice([point for _, point in tried], allowed) is None:
         try_out(_Candidate(Cut(1.0, 1.0, False), "", student), 32, 1.0)
     points = explained([point for _, point in tried], allowed)
     smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
     export(smallest.student, fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
-    return Compression(points, chosen, smallest.student, made, len(cuts))
+    return Compression(points, chosen, smallest.student, made, len(cuts) + len(lost))
+
+
+def margin(points: Sequence[Point], max_loss: float) -> float:
+    """The loss that the chosen point may have: half of `max_loss`, or all of it where no point is within half.
+
+    Few users prove little: a point without reserve is better than none.
+    """
+    return max_loss if choice(points, USED * max_loss) is None else USED * max_loss
+
+
+def too_rough(points: Sequence[Point], max_loss: float) -> list[int]:
+    """For each number of bits below 32 in which no point is within the margin, the place of the best one in them.
+
+    Only of those smaller than the point that would be chosen now: training makes no file smaller. And only where the best
+    one's mean is below the float student's: else the users are too few, not the bits, and training brings no more users.
+    """
+    allowed = margin(points, max_loss)
+    chosen = choice(points, allowed)
+    places = []
+    for bits in dict.fromkeys(point.table_bits for point in points if point.table_bits < 32):
+        rough = [place for place, point in enumerate(points) if point.table_bits == bits]
+        smaller = [place for place in rough if chosen is None or points[place].bytes < points[chosen].bytes]
+        if not smaller or any(_is_within(points[place], allowed) for place in rough):
+            continue
+        best = max(smaller, key=lambda place: (points[place].ndcg, -place))
+        if points[best].change.value < 0:
+            places.append(best)
+    return places
 
 
 def choice(points: Sequence[Point], max_loss: float) -> int | None:
@@ -163,7 +201,7 @@ def _is_within(point: Point, max_loss: float) -> bool:
 
 
 def _is_untouched(point: Point) -> bool:
-    whole = point.keep_ffn == point.keep_heads == point.keep_neighbours == 1
+    whole = point.keep_ffn == point.keep_heads == point.keep_blocks == point.keep_neighbours == 1
     return whole and not point.recovery and point.table_bits == 32
 
 
@@ -180,28 +218,30 @@ def fewer(publication: Publication, share: float) -> Publication:
 def grid(config: CompressConfig, shape: DecoderShape) -> list[Cut]:
     """The student as it is, the control, then pruned: to each share of units, then of heads beside the fewest units.
 
-    Heads are pruned only where a block has more than one.
+    Last, where there are several blocks, one block fewer, two fewer, down to one, beside the fewest units. Heads are
+    pruned only where a block has more than one.
     """
     recovers = config.recovery_epochs > 0
     heads = set(config.keep_heads) if max(shape.heads) > 1 else {1.0}
-    shares = [(units, 1.0) for units in sorted(set(config.keep_ffn), reverse=True)] if 1 in heads else []
-    shares += [(min(config.keep_ffn), share) for share in sorted(heads - {1.0}, reverse=True)]
-    cuts = [Cut(*share, recovers) for share in shares if share != (1, 1)]
+    fewest, blocks = min(config.keep_ffn), len(shape.heads)
+    shares = [(units, 1.0, 1.0) for units in sorted(set(config.keep_ffn), reverse=True)] if 1 in heads else []
+    shares += [(fewest, share, 1.0) for share in sorted(heads - {1.0}, reverse=True)]
+    shares += [(fewest, max(heads), left / blocks) for left in range(blocks - 1, 0, -1)]
+    cuts = [Cut(units, some, recovers, left) for units, some, left in shares if (units, some, left) != (1, 1, 1)]
     control = [Cut(1.0, 1.0, True)] if cuts and recovers else []
-    return [*([Cut(1.0, 1.0, False)] if (1, 1) in shares else []), *control, *cuts]
+    return [*([Cut(1.0, 1.0, False)] if (1, 1, 1) in shares else []), *control, *cuts]
 
 
 def _candidates(
-    student: Student, cuts: Sequence[Cut], recovery: Recovery, epochs: int, enough: Callable[[], bool]
+    student: Student, cuts: Sequence[Cut], recover: Recoverer, enough: Callable[[], bool]
 ) -> Iterator[_Candidate]:
     """The students of the grid, made one by one."""
-    recover = Recoverer(recovery, epochs, student)
-    scores = None
+    recovery, scores = recover.recovery, None
     for cut in cuts:
         smaller = student
         if cut.prunes:
             scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
-            smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads)
+            smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads, cut.keep_blocks)
         yield _Candidate(cut, *recover(smaller, enough)) if cut.recovers else _Candidate(cut, "", smaller)
 
 
@@ -219,5 +259,6 @@ class _Judge:
             reached = ndcg_of(Runtime.open(Path(folder)), self.cases)
         change = paired_ratio(reached, self.student_ndcg)
         size, mean = manifest.model_bytes, float(reached.mean())
-        cut = candidate.cut
-        return Point(cut.keep_ffn, bits, candidate.recovery, size, mean, change, False, "", neighbours, cut.keep_heads)
+        cut, recovery = candidate.cut, candidate.recovery
+        shares = neighbours, cut.keep_heads, cut.keep_blocks
+        return Point(cut.keep_ffn, bits, recovery, size, mean, change, False, "", *shares)

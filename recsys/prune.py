@@ -1,4 +1,4 @@
-"""Which feed-forward units and attention heads of a student matter least, and the smaller student without them."""
+"""Which feed-forward units, attention heads and blocks of a student matter least, and the smaller student without them."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -24,55 +24,66 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each part of each block matters to an objective: the squared change of the loss without it."""
+    """How much each part of a student matters to an objective: the squared change of the loss without it."""
 
     units: list[Tensor]  # of each block (F,), a feed-forward unit each
     heads: list[Tensor]  # of each block (H,), an attention head each
+    blocks: Tensor  # (B,), a whole block each
 
 
 def importance(student: Student, histories: Histories, objective: Objective, seed: int) -> Importance:
-    """How much each feed-forward unit and each attention head matters to the objective.
+    """How much each feed-forward unit, each attention head and each block matters to the objective.
 
     First-order Taylor (Molchanov et al. 2019): when a part goes, the loss changes by about sum(weight x gradient)
     over its weights, squared here and summed over batches. A unit has a row and a bias of `up` and a column of
-    `down`; a head its rows and biases of query, key and value and its columns of `out`.
+    `down`; a head its rows and biases of query, key and value and its columns of `out`; a block all that is in it.
     """
     windows = Windows.of_training(histories, student.length)
     on = student.item_table().device
     blocks = [cast(Block, block) for block in student.blocks]
     units = [torch.zeros(count, device=on) for count in student.shape.ffn]
     heads = [torch.zeros(count, device=on) for count in student.shape.heads]
+    whole = torch.zeros(len(blocks), device=on)
     student.eval()
     with seeded(on, seed) as rng:
         for chosen in islice(windows.batches(BATCH_TOKENS, rng), BATCHES):
             batch = Batch.of(histories, windows, chosen, on)
             table = student.item_table()
             loss = objective(student.states(batch.items, table)[batch.owned], table, batch)
-            for unit, head, block in zip(units, heads, blocks, strict=True):
-                by_unit, by_head = _change_without(block, loss)
-                unit += by_unit**2
-                head += by_head**2
-    return Importance(units, heads)
+            for place, block in enumerate(blocks):
+                by_unit, by_head, by_block = _change_without(block, loss)
+                units[place] += by_unit**2
+                heads[place] += by_head**2
+                whole[place] += by_block**2
+    return Importance(units, heads, whole)
 
 
-def pruned(student: Student, scores: Importance, keep_ffn: float, keep_heads: float = 1.0) -> Student:
-    """A new student with a share of each block's feed-forward units and heads, those that matter most.
+def pruned(
+    student: Student, scores: Importance, keep_ffn: float, keep_heads: float = 1.0, keep_blocks: float = 1.0
+) -> Student:
+    """A new student with a share of its blocks and of each one's feed-forward units and heads, those that matter most.
 
-    One at least stays and, below 1, one at least goes: TrainingError where a block has only one unit. A block with one
-    head keeps it.
+    One at least stays and, of units below 1, one at least goes: TrainingError where a block has only one. A block with
+    one head keeps it. Scores are of the whole student, also those of what is left in a smaller one.
     """
-    units = [_largest(score, max(1, int(keep_ffn * len(score)))) for score in scores.units]
-    heads = [_largest(score, max(1, int(keep_heads * len(score)))) for score in scores.heads]
-    if keep_ffn < 1 and any(len(kept) == len(score) for kept, score in zip(units, scores.units, strict=True)):
-        raise TrainingError("a block with one feed-forward unit cannot be pruned", mend="Set compress.keep_ffn to 1.")
     smaller = deepcopy(student)
+    places = _largest(scores.blocks, max(1, round(keep_blocks * len(scores.blocks)))).tolist()
+    blocks = [cast(Block, smaller.blocks[place]) for place in places]
+    for block, place in zip(blocks, places, strict=True):
+        unit, head = scores.units[place], scores.heads[place]
+        units = _largest(unit, max(1, int(keep_ffn * len(unit))))
+        if keep_ffn < 1 and len(units) == len(unit):
+            raise TrainingError(
+                "a block with one feed-forward unit cannot be pruned", mend="Set compress.keep_ffn to 1."
+            )
+        _cut(block.up, block.down, units, units)
+        _keep_heads(block, _largest(head, max(1, int(keep_heads * len(head)))))
+    smaller.blocks = nn.ModuleList(blocks)
     smaller.shape = replace(
-        student.shape, ffn=tuple(len(kept) for kept in units), heads=tuple(len(kept) for kept in heads)
+        student.shape,
+        ffn=tuple(block.up.out_features for block in blocks),
+        heads=tuple(block.heads for block in blocks),
     )
-    blocks = (cast(Block, block) for block in smaller.blocks)
-    for block, kept_units, kept_heads in zip(blocks, units, heads, strict=True):
-        _cut(block.up, block.down, kept_units, kept_units)
-        _keep_heads(block, kept_heads)
     return smaller
 
 
@@ -91,20 +102,16 @@ def _cut(into: nn.Linear, out_of: nn.Linear, rows: Tensor, columns: Tensor) -> N
     into.out_features, out_of.in_features = len(rows), len(columns)
 
 
-def _change_without(block: Block, loss: Tensor) -> tuple[Tensor, Tensor]:
-    """(F,) and (H,): sum of weight x gradient of each unit and of each head."""
-    read, mixed = _changes(block.qkv, block.out, loss)
+def _change_without(block: Block, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(F,), (H,) and a scalar: sum of weight x gradient of each unit, of each head, of the block."""
+    weights = dict(block.named_parameters())
+    gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+    sums = {name: w.detach() * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    by_unit = sums["up.weight"].sum(1) + sums["up.bias"] + sums["down.weight"].sum(0)
+    read, mixed = sums["qkv.weight"].sum(1) + sums["qkv.bias"], sums["out.weight"].sum(0)
     head = block.heads, block.head_width
-    up, down = _changes(block.up, block.down, loss)
-    return up + down, read.view(3, *head).sum((0, 2)) + mixed.view(*head).sum(1)
-
-
-def _changes(into: nn.Linear, out_of: nn.Linear, loss: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of weight x gradient over each output unit of one linear, bias and all, and each input unit of the next."""
-    weights = into.weight, into.bias, out_of.weight
-    gradients = torch.autograd.grad(loss, weights, retain_graph=True)
-    rows, bias, columns = (w.detach() * gradient for w, gradient in zip(weights, gradients, strict=True))
-    return rows.sum(1) + bias, columns.sum(0)
+    by_head = read.view(3, *head).sum((0, 2)) + mixed.view(*head).sum(1)
+    return by_unit, by_head, torch.stack([part.sum() for part in sums.values()]).sum()
 
 
 def _largest(score: Tensor, count: int) -> Tensor:

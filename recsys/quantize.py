@@ -1,11 +1,15 @@
-"""A matrix in eight or four bits: whole numbers and one scale a row, and a decoder of such matrices."""
+"""A matrix in eight or four bits: whole numbers and one scale a row, and a decoder of such matrices, or one that learns to be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from recsys.decoder import Decoder
 
@@ -30,22 +34,23 @@ class RowTable:
         Eight bits keep the whole range of a row. With four the range is searched row by row: of CLIPS the one with
         the smallest squared error, since 15 levels are better spent on the many values than on the largest.
         """
-        largest = np.abs(table).max(axis=1)
-        best = _rounded(table, largest, LEVELS[bits])
-        for clip in CLIPS[1:] if bits == 4 else ():
-            other = _rounded(table, clip * largest, LEVELS[bits])
-            closer = other._error(table) < best._error(table)
-            rows = np.where(closer[:, None], other.rows, best.rows)
-            best = cls(rows, np.where(closer, other.scales, best.scales))
-        return best
+        return _rounded(table, clips(table, bits) * np.abs(table).max(axis=1), LEVELS[bits])
 
     def dequantized(self) -> np.ndarray:
         """(N + 1, D) float32; in eight bits no element is further than half its row's scale from the original."""
         return np.asarray(self.rows.astype(np.float32) * self.scales[:, None])
 
-    def _error(self, table: np.ndarray) -> np.ndarray:
-        error: np.ndarray = ((self.dequantized() - table) ** 2).sum(axis=1)
-        return error
+
+def clips(table: np.ndarray, bits: Literal[4, 8]) -> np.ndarray:
+    """(N + 1,) float32: the share of its largest value that each row's scale stands for; 1 in eight bits."""
+    largest = np.abs(table).max(axis=1)
+    tried = CLIPS if bits == 4 else CLIPS[:1]
+    least, best = np.full(len(table), np.inf), np.ones(len(table), np.float32)
+    for clip in tried:
+        error = ((_rounded(table, clip * largest, LEVELS[bits]).dequantized() - table) ** 2).sum(axis=1)
+        best[error < least] = clip
+        least = np.minimum(error, least)
+    return best
 
 
 def _rounded(table: np.ndarray, largest: np.ndarray, levels: int) -> RowTable:
@@ -73,3 +78,47 @@ def rounded(decoder: Decoder, bits: Literal[4, 8, 32]) -> Decoder:
             whole = RowTable.of(weight.detach().cpu().numpy(), 8)
             weight.data = torch.from_numpy(whole.dequantized()).to(weight.device)
     return made
+
+
+class StraightThrough(nn.Module):
+    """Rounds a matrix as `RowTable` does, and hands its gradient back as if it had not (Bengio, Leonard, Courville 2013).
+
+    The shares of `clips` are those of the matrix it is made for: searched once and not at every step. Scales follow the
+    rows, so that the largest of each is always a whole number of its scale.
+    """
+
+    clips: Tensor  # (N + 1,)
+
+    def __init__(self, matrix: Tensor, bits: Literal[4, 8]) -> None:
+        super().__init__()
+        self.levels = LEVELS[bits]
+        found = torch.from_numpy(clips(matrix.detach().cpu().numpy(), bits))
+        self.register_buffer("clips", found.to(matrix.device), persistent=False)
+
+    def forward(self, matrix: Tensor) -> Tensor:
+        """(N + 1, D) -> the same shape, rounded."""
+        with torch.no_grad():
+            largest = self.clips * matrix.abs().amax(1)
+            scales = torch.where(largest > 0, largest / self.levels, 1)[:, None]
+            whole = (matrix / scales).round().clamp(-self.levels, self.levels) * scales
+        return whole + (matrix - matrix.detach())  # the difference is zero, its gradient is not
+
+
+@contextmanager
+def rounding(decoder: Decoder, bits: Literal[4, 8, 32]) -> Iterator[None]:
+    """Inside, `decoder` computes as a file with its item table in `bits` bits does, and learns by straight-through gradients.
+
+    Afterwards its weights are the rounded ones, which that file holds as they are. 32 changes nothing.
+    """
+    if bits == 32:
+        yield
+        return
+    owned = []
+    for name, weight in list(decoder.named_parameters()):
+        if weight.ndim == 2:
+            path, _, last = name.rpartition(".")
+            owned.append((decoder.get_submodule(path), last))
+            register_parametrization(*owned[-1], StraightThrough(weight, bits if name == "table.weight" else 8))
+    yield
+    for module, last in owned:
+        remove_parametrizations(module, last, leave_parametrized=True)

@@ -1,4 +1,8 @@
-"""The little training after pruning that wins back what was lost: by distillation or by hard labels, whichever is better."""
+"""The little training that wins back what pruning or rounding lost.
+
+After pruning: by distillation or by hard labels, whichever is better. For rounding: with the weights rounded as they
+will be served.
+"""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -8,15 +12,17 @@ from typing import Literal
 
 import torch
 
+from recsys.graph import Bits
 from recsys.histories import Cases, Histories
+from recsys.quantize import rounding
 from recsys.student import Student
 from recsys.training import HardLabels, Objective, Schedule, device, fit, ranking_validator
 
 RECOVERY_RATE = 0.25
 """Of the peak learning rate of the student's own training."""
 
-Recovered = Literal["", "soft", "hard"]
-"""Trained a little more: not at all, by distillation, by the cross-entropy of what followed."""
+Recovered = Literal["", "soft", "hard", "rounded"]
+"""Trained a little more: not at all, by distillation, by the cross-entropy of what followed, or with rounded weights."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,24 @@ class Recoverer:
         second, then = self._trained(student, HardLabels())
         return ("hard", second) if then > reached else ("soft", first)
 
+    def rounded(self, student: Student, bits: Bits) -> Student:
+        """The student trained on by its own objective with weights rounded as in a file of `bits` bits, and left so."""
+        return self._trained(student, self.recovery.objective, bits)[0]
+
     @cached_property
     def reached_before(self) -> float:
         """Mean NDCG@10 of the student as it was distilled."""
         return ranking_validator(self.before, self.recovery.validation)()
 
-    def _trained(self, student: Student, objective: Objective) -> tuple[Student, float]:
+    def _trained(self, student: Student, objective: Objective, bits: Bits = 32) -> tuple[Student, float]:
         """A copy and the NDCG@10 it reached.
 
         Items without training events keep their rows, which are of their texts: training only pushes them away.
         """
         copy = deepcopy(student).to(device())
         validate = ranking_validator(copy, self.recovery.validation)
-        epochs = fit(copy, self.recovery.histories, copy.length, self.schedule, objective, validate)
+        with rounding(copy, bits):
+            epochs = fit(copy, self.recovery.histories, copy.length, self.schedule, objective, validate)
         copy = copy.cpu()
         unseen = torch.from_numpy(self.recovery.histories.training_counts(copy.shape.items) == 0)
         with torch.no_grad():

@@ -171,11 +171,13 @@ def _grid_lead(story: Story) -> str:
     tried = f"{_many(len(story.grid), 'point')} tried, {refused} refused."
     if chosen is None:
         return f"{tried} None was chosen."
+    blocks = f"{wording.percent(chosen.keep_blocks, digits=0)} of the blocks, " if chosen.keep_blocks < 1 else ""
+    rounded = " that it was trained with" if chosen.recovery == "rounded" else ""
     return (
-        f"{tried} Chosen: {wording.percent(chosen.keep_ffn, digits=0)} of the feed-forward units, "
+        f"{tried} Chosen: {blocks}{wording.percent(chosen.keep_ffn, digits=0)} of the feed-forward units, "
         f"{wording.percent(chosen.keep_heads, digits=0)} of the heads, "
         f"{wording.percent(chosen.keep_neighbours, digits=0)} of the neighbours, "
-        f"{chosen.table_bits}-bit item table, {wording.size(chosen.bytes)}, "
+        f"{chosen.table_bits}-bit item table{rounded}, {wording.size(chosen.bytes)}, "
         f"{wording.percent(chosen.change.value, signed=True)} NDCG@10 to the float student."
     )
 

@@ -100,7 +100,10 @@ class GridPoint:
     reason: str
     keep_neighbours: float = 1.0
     keep_heads: float = 1.0
-    recovery: Literal["", "soft", "hard"] = ""  # trained a little more: by distillation or by hard labels
+    recovery: Literal["", "soft", "hard", "rounded"] = (
+        ""  # trained a little more: by which labels, or with rounded weights
+    )
+    keep_blocks: float = 1.0
 
 
 @dataclass(frozen=True)

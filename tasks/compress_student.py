@@ -21,7 +21,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 4
+VERSION = 5
 RECOVERED_BY = {"learning_rate", "dropout", "loss", "seed"}
 """Knobs of the search that the recovery after pruning shares."""
 
@@ -89,7 +89,8 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         at.progress(
             len(seen) / max(expected, len(seen)),
             f"{point.keep_ffn:.0%} of the feed-forward, {point.keep_heads:.0%} of the heads, "
-            f"{point.keep_neighbours:.0%} of the neighbours, {point.table_bits} bits",
+            f"{point.keep_neighbours:.0%} of the neighbours, {point.table_bits} bits"
+            f"{', rounded in training' if point.recovery == 'rounded' else ''}",
         )
 
     made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time)
@@ -102,7 +103,7 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
 def _record(at: Step, number: int, point: Point) -> None:
     """One child run a point: the whole grid can be compared in MLflow's page."""
     run_id = at.tracking.start_child(at.night.run_id, f"point {number}", {"recsys.reason": point.reason})
-    names = ("keep_ffn", "keep_heads", "keep_neighbours", "table_bits", "recovery", "chosen")
+    names = ("keep_ffn", "keep_heads", "keep_blocks", "keep_neighbours", "table_bits", "recovery", "chosen")
     at.tracking.log_params(run_id, {name: str(getattr(point, name)) or "none" for name in names})
     measured = {
         "bytes": point.bytes,

@@ -137,17 +137,20 @@ def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
     for point in _read(at, "compress", artifact.grid, "grid.json"):
         change = Estimate(**point["change"])
         within = change.low is not None and change.low > -most
+        blocks = point.get("keep_blocks", 1.0)  # a grid of before they were cut has none
+        whole = point["keep_ffn"] == point["keep_heads"] == blocks == 1
         yield GridPoint(
             keep_ffn=point["keep_ffn"],
             table_bits=point["table_bits"],
             bytes=point["bytes"],
             change=change,
             outcome="chosen" if point["chosen"] else "larger" if within else "refused",
-            control=point["keep_ffn"] == point["keep_heads"] == 1 and bool(point["recovery"]),
+            control=whole and point["recovery"] in ("soft", "hard"),
             reason=point["reason"],
             keep_neighbours=point["keep_neighbours"],
             keep_heads=point["keep_heads"],
             recovery=point["recovery"],
+            keep_blocks=blocks,
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.compress import Compression, Cut, Point, choice, compress, explained, grid
+from recsys.compress import Compression, Cut, Point, choice, compress, explained, grid, margin, too_rough
 from recsys.config import CompressConfig
 from recsys.decoder import DecoderShape
 from recsys.errors import TrainingError
@@ -16,6 +16,7 @@ from recsys.export import Publication
 from recsys.histories import Cases, Catalog, Histories
 from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.prune import Importance, importance, pruned
+from recsys.quantize import RowTable, rounded
 from recsys.recovery import Recoverer, Recovery
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
@@ -62,6 +63,12 @@ def trained(epochs: int, blocks: int = 2, heads: int = 1) -> Student:
 @pytest.fixture(scope="module")
 def student() -> Student:
     return trained(6)
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Student:
+    """Of one block, as the search makes them: there is none to drop."""
+    return trained(6, blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +141,9 @@ def test_importance_finds_the_head_that_does_nothing(two_headed: Student) -> Non
     assert (first[1], second[0]) == (0, 0)
     assert min(first[0], second[1]) > 0
     assert torch.allclose(
-        states(pruned(lame, Importance([torch.ones(64)] * 2, [first, second]), 1.0, 0.5)), states(lame), atol=1e-6
+        states(pruned(lame, Importance([torch.ones(64)] * 2, [first, second], torch.ones(2)), 1.0, 0.5)),
+        states(lame),
+        atol=1e-6,
     )
 
 
@@ -163,6 +172,61 @@ def test_importance_of_a_head_is_the_squared_sum_of_weight_times_gradient() -> N
             assert found[head].item() == pytest.approx(change.item() ** 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("keep_ffn", [1.0, 0.25])
+def test_a_block_that_is_dropped_is_masked(two_headed: Student, keep_ffn: float) -> None:
+    scores, units = importance(two_headed, shop()[0], HardLabels(), seed=0), int(64 * keep_ffn)
+    smaller = pruned(two_headed, scores, keep_ffn, keep_blocks=0.5)
+    assert smaller.shape == replace(two_headed.shape, ffn=(units,), heads=(2,))
+    silent = masked(two_headed, scores, units, 2)
+    for part in (silent.blocks[int(scores.blocks.argmin())].out, silent.blocks[int(scores.blocks.argmin())].down):
+        part.weight.data.zero_()
+        part.bias.data.zero_()
+    assert torch.allclose(states(smaller), states(silent), rtol=0, atol=1e-6)
+    assert not torch.allclose(states(smaller), states(two_headed), atol=1e-3)  # a block did go
+    again = Student(smaller.shape, 0.0)  # what is left is a decoder of that shape
+    again.load_state_dict(smaller.state_dict())
+    assert torch.equal(states(again), states(smaller))
+
+
+def test_blocks_stay_in_order_and_one_stays() -> None:
+    four = Student.untrained(replace(DecoderShape.of(ITEMS, 16, 4, LENGTH), ffn=(8, 9, 10, 11)), 0.0, seed=0)
+    scores = Importance(
+        [torch.ones(units) for units in four.shape.ffn], [torch.ones(1)] * 4, torch.tensor([2, 1, 3, 4])
+    )
+    kept = {share: pruned(four, scores, 1.0, keep_blocks=share).shape.ffn for share in (1, 3 / 4, 2 / 4, 1 / 4, 0.01)}
+    assert list(kept.values()) == [(8, 9, 10, 11), (8, 10, 11), (10, 11), (11,), (11,)]
+    assert torch.equal(pruned(four, scores, 1.0, keep_blocks=0.5).blocks[0].up.weight, four.blocks[2].up.weight)
+
+
+def test_importance_of_a_block_is_the_squared_sum_over_its_weights() -> None:
+    student, batches = trained(1), []
+
+    def once(states: Tensor, table: Tensor, batch: Batch) -> Tensor:
+        batches.append(HardLabels()(states, table, batch))
+        return batches[-1]
+
+    found = importance(student, shop()[0], once, seed=0).blocks
+    assert len(batches) == 1  # the shop is one batch: nothing to sum over
+    windows = Windows.of_training(shop()[0], LENGTH)
+    batch = Batch.of(shop()[0], windows, np.arange(len(windows.start)), torch.device("cpu"))
+    student.zero_grad()
+    HardLabels()(student.states(batch.items, student.item_table())[batch.owned], student.item_table(), batch).backward()
+    for block, score in zip(student.blocks, found, strict=True):
+        change = sum((part * part.grad).double().sum().item() for part in block.parameters())
+        assert score.item() == pytest.approx(change**2, rel=1e-3)
+
+
+def test_importance_finds_the_block_that_does_nothing(student: Student) -> None:
+    lame = Student(student.shape, 0.0)
+    lame.load_state_dict(student.state_dict())
+    for part in (lame.blocks[0].out, lame.blocks[0].down):
+        part.weight.data.zero_()
+        part.bias.data.zero_()
+    scores = importance(lame, shop()[0], HardLabels(), seed=0)
+    assert scores.blocks[0] == 0
+    assert torch.allclose(states(pruned(lame, scores, 1.0, keep_blocks=0.5)), states(lame), rtol=0, atol=1e-6)
+
+
 def test_pruning_leaves_the_student_it_is_made_from(student: Student) -> None:
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     smaller = pruned(student, importance(student, shop()[0], HardLabels(), seed=0), 0.5)
@@ -173,14 +237,14 @@ def test_pruning_leaves_the_student_it_is_made_from(student: Student) -> None:
 
 
 def test_a_share_below_one_takes_at_least_one_unit(student: Student) -> None:
-    scores = Importance([torch.arange(64.0)] * 2, [torch.ones(1)] * 2)
+    scores = Importance([torch.arange(64.0)] * 2, [torch.ones(1)] * 2, torch.ones(2))
     assert pruned(student, scores, 0.999).shape.ffn == (63, 63)
     assert pruned(student, scores, 1).shape.ffn == (64, 64)
     smallest = pruned(student, scores, 0.001)
     assert smallest.shape.ffn == (1, 1)
     assert torch.equal(smallest.blocks[0].up.weight, student.blocks[0].up.weight[63:])
     with pytest.raises(TrainingError, match="one feed-forward unit cannot be pruned"):
-        pruned(smallest, Importance([torch.ones(1)] * 2, scores.heads), 0.5)
+        pruned(smallest, Importance([torch.ones(1)] * 2, scores.heads, torch.ones(2)), 0.5)
 
 
 def test_importance_is_the_squared_sum_of_weight_times_gradient() -> None:
@@ -210,10 +274,10 @@ def test_importance_finds_the_unit_that_matters(student: Student) -> None:
 
 
 @pytest.fixture(scope="module")
-def compressed(student: Student, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compression, Path]:
+def compressed(shallow: Student, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compression, Path]:
     out = tmp_path_factory.mktemp("compressed") / "artifact"
     config = CompressConfig(keep_ffn=(1.0, 0.25), table_bits=(8, 32), recovery_epochs=2, max_loss=0.05)
-    return compress(student, publication(), recovery(), config, out), out
+    return compress(shallow, publication(), recovery(), config, out), out
 
 
 def test_every_point_is_tried_with_the_control_beside_the_pruned(compressed: tuple[Compression, Path]) -> None:
@@ -231,33 +295,33 @@ def test_the_float_export_is_the_float_student(compressed: tuple[Compression, Pa
     assert unpruned.ndcg > 0.5  # the shop is easy: the points are compared at something
 
 
-def test_the_chosen_point_is_what_was_written(compressed: tuple[Compression, Path], student: Student) -> None:
+def test_the_chosen_point_is_what_was_written(compressed: tuple[Compression, Path], shallow: Student) -> None:
     compression, out = compressed
     runtime = Runtime.open(out)
     assert [p for p in compression.points if p.chosen] == [compression.chosen]
     assert (out / "model.onnx").stat().st_size == compression.chosen.bytes
     assert runtime.card.ffn == compression.student.shape.ffn
     assert runtime.card.bits == compression.chosen.table_bits
-    assert runtime.card.ffn == tuple(int(compression.chosen.keep_ffn * units) for units in student.shape.ffn)
+    assert runtime.card.ffn == tuple(int(compression.chosen.keep_ffn * units) for units in shallow.shape.ffn)
     runtime.check_golden()
 
 
 def test_the_same_student_is_compressed_to_the_same_bytes(
-    student: Student, compressed: tuple[Compression, Path], tmp_path: Path
+    shallow: Student, compressed: tuple[Compression, Path], tmp_path: Path
 ) -> None:
     config = CompressConfig(keep_ffn=(1.0, 0.25), table_bits=(8, 32), recovery_epochs=2, max_loss=0.05)
     heard: list[Point] = []
-    again = compress(student, publication(), recovery(), config, tmp_path / "again", heard.append)
+    again = compress(shallow, publication(), recovery(), config, tmp_path / "again", heard.append)
     assert again.points == compressed[0].points
     assert (tmp_path / "again" / "manifest.json").read_bytes() == (compressed[1] / "manifest.json").read_bytes()
     assert [p.bytes for p in heard] == [p.bytes for p in again.points]
 
 
 def test_without_time_it_chooses_from_what_there_is(
-    student: Student, compressed: tuple[Compression, Path], tmp_path: Path
+    shallow: Student, compressed: tuple[Compression, Path], tmp_path: Path
 ) -> None:
     config = CompressConfig(keep_ffn=(1.0, 0.25), table_bits=(8, 32), recovery_epochs=2, max_loss=0.05)
-    short = compress(student, publication(), recovery(), config, tmp_path / "out", enough=lambda: True)
+    short = compress(shallow, publication(), recovery(), config, tmp_path / "out", enough=lambda: True)
     assert (short.tried, short.asked) == (1, 3)
     assert [(p.keep_ffn, p.ndcg) for p in short.points] == [(p.keep_ffn, p.ndcg) for p in compressed[0].points[:2]]
     assert sum(p.chosen for p in short.points) == 1
@@ -265,18 +329,18 @@ def test_without_time_it_chooses_from_what_there_is(
     Runtime.open(tmp_path / "out").check_golden()
 
 
-def test_a_forced_prune_is_a_prune(student: Student, tmp_path: Path) -> None:
+def test_a_forced_prune_is_a_prune(shallow: Student, tmp_path: Path) -> None:
     config = CompressConfig(keep_ffn=(0.25,), table_bits=(8,), recovery_epochs=0, max_loss=1.0)
-    compression = compress(student, publication(), recovery(), config, tmp_path / "out")
+    compression = compress(shallow, publication(), recovery(), config, tmp_path / "out")
     assert [(p.keep_ffn, p.recovery) for p in compression.points] == [(0.25, "")]
-    assert Runtime.open(tmp_path / "out").card.ffn == (16, 16)
-    assert compression.student.shape.ffn == (16, 16)
+    assert Runtime.open(tmp_path / "out").card.ffn == (16,)
+    assert compression.student.shape.ffn == (16,)
 
 
-def test_nothing_within_the_loss_falls_back_to_float(student: Student, tmp_path: Path) -> None:
+def test_nothing_within_the_loss_falls_back_to_float(shallow: Student, tmp_path: Path) -> None:
     # No point may lose anything, and one that equals the student does not lose less than nothing.
     config = CompressConfig(keep_ffn=(0.02,), table_bits=(8,), recovery_epochs=0, max_loss=0.0)
-    compression = compress(student, publication(), recovery(), config, tmp_path / "out")
+    compression = compress(shallow, publication(), recovery(), config, tmp_path / "out")
     pruned_point, fall_back = compression.points
     assert (fall_back.keep_ffn, fall_back.table_bits, fall_back.chosen) == (1.0, 32, True)
     assert fall_back.reason == "the student as it is: nothing smaller surely loses less than 0.0%"
@@ -314,43 +378,43 @@ def test_the_fall_back_is_the_untouched_student_in_float() -> None:
     assert choice([point(1, 0.3, -0.5), control, untouched], 0.02) == 2
 
 
-def test_recovery_is_more_training_at_a_fourth_of_the_rate(student: Student, tmp_path: Path) -> None:
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+def test_recovery_is_more_training_at_a_fourth_of_the_rate(shallow: Student, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in shallow.state_dict().items()}
     config = CompressConfig(keep_ffn=(0.5,), table_bits=(32,), recovery_epochs=2, max_loss=1.0)
-    found = compress(student, publication(), recovery(0.02), config, tmp_path / "out").student
+    found = compress(shallow, publication(), recovery(0.02), config, tmp_path / "out").student
     histories, cases = shop()
-    expected = pruned(student, importance(student, histories, HardLabels(), seed=0), 0.5)
+    expected = pruned(shallow, importance(shallow, histories, HardLabels(), seed=0), 0.5)
     fit(expected, histories, LENGTH, Schedule(2, 0.005, 0), HardLabels(), ranking_validator(expected, cases))
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in shallow.state_dict().items())
 
 
-def test_every_point_is_judged_with_the_students_neighbours(student: Student, tmp_path: Path) -> None:
+def test_every_point_is_judged_with_the_students_neighbours(shallow: Student, tmp_path: Path) -> None:
     histories, cases = shop()
     near = Neighbourhood.of_training(histories, ITEMS, keep=3, newest=5).as_rounded()
     blended = replace(publication(), opinion=Opinion(near, 0.4))
     config = CompressConfig(keep_ffn=(1.0,), keep_neighbours=(1.0,), recovery_epochs=0)
-    made = compress(student, blended, recovery(), config, tmp_path)
+    made = compress(shallow, blended, recovery(), config, tmp_path)
     assert Runtime.open(tmp_path).card.neighbours_weight == 0.4
     assert made.chosen.ndcg == pytest.approx(ndcg_of(Runtime.open(tmp_path), cases).mean())
-    asked = ndcg_of(Scorer(student, LENGTH, "student", opinion=blended.opinion), cases)
+    asked = ndcg_of(Scorer(shallow, LENGTH, "student", opinion=blended.opinion), cases)
     assert made.chosen.change.value == pytest.approx(made.chosen.ndcg / asked.mean() - 1, abs=1e-6)
 
 
-def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(student: Student, tmp_path: Path) -> None:
+def test_fewer_neighbours_are_a_point_of_the_grid_and_what_is_exported(shallow: Student, tmp_path: Path) -> None:
     histories, _ = shop()
     near = Neighbourhood.of_training(histories, ITEMS, keep=4, newest=5).as_rounded()
     blended = replace(publication(), opinion=Opinion(near, 0.1))
     config = CompressConfig(
         keep_ffn=(1.0,), keep_neighbours=(0.0, 0.5, 1.0), table_bits=(8,), recovery_epochs=0, max_loss=1
     )
-    made = compress(student, blended, recovery(), config, tmp_path)
+    made = compress(shallow, blended, recovery(), config, tmp_path)
     assert [point.keep_neighbours for point in made.points] == [1.0, 0.5, 0.0]
     assert made.points[2].bytes < made.points[1].bytes < made.points[0].bytes
     assert made.chosen.keep_neighbours == 0.0
     assert Runtime.open(tmp_path).card.neighbours == 0
     halved = config.model_copy(update={"keep_neighbours": (0.5,)})
-    compress(student, blended, recovery(), halved, tmp_path / "halved")
+    compress(shallow, blended, recovery(), halved, tmp_path / "halved")
     assert Runtime.open(tmp_path / "halved").card.neighbours == 2
     best = np.sort(near.near.toarray(), axis=1)[:, -2:]
     assert np.sort(near.nearest(0.5).near.toarray(), axis=1)[:, -2:] == pytest.approx(best)
@@ -371,12 +435,120 @@ def test_heads_are_tried_beside_the_fewest_units_and_only_where_there_are_severa
     assert grid(unrecovered, two) == [Cut(0.5, 1.0, False), Cut(0.5, 0.5, False)]
 
 
-def test_a_student_with_a_head_less_is_served(two_headed: Student, tmp_path: Path) -> None:
+def test_blocks_are_tried_one_fewer_down_to_one_beside_the_fewest_units() -> None:
+    config = CompressConfig(keep_ffn=(1.0, 0.5), keep_heads=(1.0, 0.5), recovery_epochs=1)
+    three = DecoderShape.of(ITEMS, 64, 3, LENGTH)
+    two_and_one = [Cut(0.5, 1.0, True, 2 / 3), Cut(0.5, 1.0, True, 1 / 3)]
+    assert grid(config, three)[-2:] == two_and_one
+    assert all(cut.keep_blocks == 1 for cut in grid(config, three)[:-2])
+    forced = config.model_copy(update={"keep_heads": (0.5,)})
+    assert {cut.keep_heads for cut in grid(forced, three) if cut.prunes} == {0.5}  # what must go always goes
+    whole = config.model_copy(update={"keep_ffn": (1.0,), "keep_heads": (1.0,)})
+    two = DecoderShape.of(ITEMS, 16, 2, LENGTH)
+    assert grid(whole, two) == [Cut(1.0, 1.0, False), Cut(1.0, 1.0, True), Cut(1.0, 1.0, True, 0.5)]
+
+
+def test_a_student_with_a_block_less_recovers_and_is_served(student: Student, tmp_path: Path) -> None:
+    config = CompressConfig(keep_ffn=(1.0,), table_bits=(8,), recovery_epochs=1, max_loss=1)
+    made = compress(student, publication(), recovery(), config, tmp_path)
+    assert [(p.keep_blocks, p.recovery) for p in made.points] == [(1.0, ""), (1.0, "hard"), (0.5, "hard")]
+    assert made.points[2].bytes < made.points[0].bytes
+    assert made.chosen == made.points[2]
+    assert Runtime.open(tmp_path).card.ffn == made.student.shape.ffn == (64,)
+    assert not torch.equal(made.student.table.weight, student.table.weight)
+    kept = pruned(student, importance(student, shop()[0], HardLabels(), seed=0), 1.0, keep_blocks=0.5)
+    expected = Recoverer(recovery(), 1, student)(kept, lambda: False)[1]
+    assert torch.equal(states(made.student), states(expected))
+
+
+def outweighed(value: float) -> Student:
+    """In four bits it loses much: each row has one value that outweighs the rest."""
+    student, (histories, cases) = trained(2, blocks=1), shop()
+    student.table.weight.data[1:, 0] = value
+    fit(student, histories, LENGTH, Schedule(8, 1e-2, 0, 512), HardLabels(), ranking_validator(student, cases))
+    return student
+
+
+@pytest.fixture(scope="module")
+def rough() -> Student:
+    return outweighed(3.0)
+
+
+ROUGH = CompressConfig(keep_ffn=(1.0,), table_bits=(4, 32), recovery_epochs=6, max_loss=0.05)
+
+
+def test_a_student_that_rounding_spoils_is_trained_with_rounded_weights(rough: Student, tmp_path: Path) -> None:
+    made = compress(rough, publication(), recovery(), ROUGH, tmp_path / "out")
+    assert [(p.table_bits, p.recovery) for p in made.points] == [(4, ""), (32, ""), (4, "rounded")]
+    before, _, after = made.points
+    assert before.change.high < 0  # it does lose
+    assert after.ndcg > before.ndcg + 0.02
+    assert after.bytes == before.bytes
+    assert (made.tried, made.asked) == (2, 2)
+    assert made.chosen == after
+    runtime = Runtime.open(tmp_path / "out")
+    assert runtime.card.bits == 4
+    runtime.check_golden()
+    assert ndcg_of(runtime, shop()[1]).mean() == pytest.approx(after.ndcg)
+    # What was validated in training is what is served: the file rounds no weight once more.
+    validated = ranking_validator(made.student, shop()[1])()
+    assert after.ndcg == pytest.approx(validated, abs=0.02)
+    again = compress(rough, publication(), recovery(), ROUGH, tmp_path / "again")
+    assert again.points == made.points
+    assert (tmp_path / "again" / "manifest.json").read_bytes() == (tmp_path / "out" / "manifest.json").read_bytes()
+
+
+def test_where_bits_spoil_a_student_rounded_training_beats_as_much_plain_training() -> None:
+    student, plain, learnt = outweighed(5.0), [], []
+    for seed in range(3):
+        recover = Recoverer(replace(recovery(), seed=seed), 6, student)
+        for made, reached in ((recover(student, lambda: False)[1], plain), (recover.rounded(student, 4), learnt)):
+            served = rounded(made, 4)
+            table = RowTable.of(made.table.weight.detach().numpy(), 4).dequantized()
+            served.table = nn.Embedding.from_pretrained(torch.from_numpy(table))
+            reached.append(ranking_validator(served, shop()[1])())
+    assert np.mean(learnt) > np.mean(plain) + 0.01
+
+
+def test_without_time_none_is_trained_with_rounded_weights(rough: Student, tmp_path: Path) -> None:
+    short = compress(rough, publication(), recovery(), ROUGH, tmp_path / "out", enough=lambda: True)
+    assert [(p.table_bits, p.recovery) for p in short.points] == [(4, ""), (32, "")]
+    assert (short.tried, short.asked) == (1, 2)  # one was wanted: the step is cut short and knows it
+    none = compress(rough, publication(), recovery(), ROUGH.model_copy(update={"recovery_epochs": 0}), tmp_path / "0")
+    assert none.points == short.points
+    assert (none.tried, none.asked) == (1, 1)
+
+
+def test_where_rounding_loses_nothing_none_is_trained_with_it(compressed: tuple[Compression, Path]) -> None:
+    assert compressed[0].points[0].change.low > -0.025
+    assert "rounded" not in {p.recovery for p in compressed[0].points}
+    assert (compressed[0].tried, compressed[0].asked) == (3, 3)
+
+
+def test_of_each_number_of_bits_that_is_too_rough_the_best_is_trained_again() -> None:
+    def four(size: int, ndcg: float, low: float) -> Point:
+        return point(size, ndcg, low, table_bits=4)
+
+    within, whole = point(100, 0.30, -0.005), point(300, 0.30, 0.0, table_bits=32)
+    assert too_rough([within, four(50, 0.20, -0.3), four(60, 0.28, -0.03), four(55, 0.28, -0.04)], 0.02) == [2]
+    assert too_rough([within, four(50, 0.20, -0.3), four(60, 0.28, -0.009)], 0.02) == []
+    assert too_rough([within, four(100, 0.29, -0.03)], 0.02) == []  # it could only be as large as what is there
+    assert too_rough([whole, point(100, 0.2, -0.3), four(50, 0.2, -0.2)], 0.02) == [1, 2]
+    assert too_rough([point(100, 0.2, -0.3), four(50, 0.2, -0.2)], 0.02) == [0, 1]
+    # Few users, not few bits: on the mean it loses nothing.
+    assert too_rough([within, replace(four(50, 0.31, -0.03), change=Interval(0.0, -0.03, 0.03))], 0.02) == []
+    # Within all of the loss and none within half: that is the margin, and it is kept.
+    assert margin([point(100, 0.3, -0.015), four(50, 0.29, -0.018)], 0.02) == 0.02
+    assert too_rough([point(100, 0.3, -0.015), four(50, 0.29, -0.018)], 0.02) == []
+    assert too_rough([within, four(50, 0.29, -0.018)], 0.02) == [1]
+
+
+def test_a_student_with_a_head_less_is_served(tmp_path: Path) -> None:
     config = CompressConfig(keep_ffn=(0.5,), keep_heads=(0.5,), table_bits=(8,), recovery_epochs=0, max_loss=1)
-    made = compress(two_headed, publication(), recovery(), config, tmp_path)
+    made = compress(trained(2, blocks=1, heads=2), publication(), recovery(), config, tmp_path)
     assert [(p.keep_ffn, p.keep_heads) for p in made.points] == [(0.5, 0.5)]
     runtime = Runtime.open(tmp_path)
-    assert (runtime.card.heads, runtime.card.ffn) == ((1, 1), (32, 32))
+    assert (runtime.card.heads, runtime.card.ffn) == ((1,), (32,))
     found = runtime.scores([np.array([3, 4, 6], np.int32)])
     expected = Scorer(made.student, LENGTH, "student").scores([np.array([3, 4, 6], np.int32)])
     assert np.abs(found - expected).max() <= 0.02 * np.ptp(expected)
