@@ -131,6 +131,13 @@ class Manifest:
         """The file."""
         return canonical({"format": FORMAT, "files": {name: asdict(entry) for name, entry in self.files.items()}})
 
+    def check(self, folder: Path, name: str) -> None:
+        """ArtifactError where one file is another now than the manifest says; its bytes are not held."""
+        with open(folder / name, "rb") as file:
+            found = FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
+        if found != self.files[name]:
+            raise ArtifactError(f"{name} is not the file its manifest names", where=str(folder), mend=MEND)
+
     def read(self, folder: Path, name: str) -> bytes:
         """One file, checked again as it is read, so that what is parsed is what was verified."""
         file, entry = folder / name, self.files[name]

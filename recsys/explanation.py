@@ -60,7 +60,7 @@ class Explainable(Protocol):
 
     card: Card
     items: int
-    item_ids: list[str]
+    item_ids: Sequence[str]
 
     def serve(self, histories: Sequence[History], k: int) -> Answers:
         """The best k items of each history."""

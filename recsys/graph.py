@@ -45,11 +45,11 @@ def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) 
     graph = GraphBuilder()
     table = _Float(graph, decoder) if bits == 32 else _Whole(graph, decoder, bits)
     state = _last_state(graph, rounded(decoder, bits), table.vectors("history"), bits)
-    if opinion is not None:
-        state = graph.op("Mul", state, graph.number(np.float32(1 - opinion.weight)))
-    scores = table.scores(graph.op("Identity", state, name="state"))
-    if opinion is not None:
-        scores = with_neighbours(graph, opinion, scores)
+    if opinion is None:
+        scores = table.scores(graph.op("Identity", state, name="state"))
+    else:
+        state = graph.op("Mul", state, graph.number(np.float32(1 - opinion.weight)), name="state")
+        scores = with_neighbours(graph, opinion, table.scores(state))
     _all_scores(graph, decoder.shape.items, scores)
     _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores)
     return graph.serialized()
@@ -161,8 +161,8 @@ def _last_state(graph: GraphBuilder, decoder: Decoder, vectors: str, bits: Bits)
     steps = op("Range", graph.number(0, np.int64), op("Squeeze", length), graph.number(1, np.int64))
     *blocks, last = (cast(Block, block) for block in decoder.blocks)
     # Padding is on the right, so a causal mask hides it from every real position.
-    causal = _mask(graph, op("LessOrEqual", steps, op("Unsqueeze", steps, ints(1))))
     for number, block in enumerate(blocks):
+        causal = _mask(graph, op("LessOrEqual", steps, op("Unsqueeze", steps, ints(1))))
         x = _BlockGraph(graph, block, f"block_{number}", bits).every_position(x, causal)
     real = _mask(graph, op("Less", steps, op("Unsqueeze", "length", ints(1))))
     state = _BlockGraph(graph, last, f"block_{len(blocks)}", bits).last_position(x, real)
@@ -251,8 +251,7 @@ class _BlockGraph:
 def _all_scores(graph: GraphBuilder, items: int, scores: str) -> None:
     """Every item's score, when k is 0; else the slice is empty and costs nothing."""
     op, ints = graph.op, graph.ints
-    asked = op("Cast", op("Equal", "k", ints(0)), to=TensorProto.INT64)
-    end = op("Add", op("Mul", asked, ints(items)), ints(1))
+    end = op("Where", op("Equal", "k", ints(0)), ints(items + 1), ints(1))
     op("Slice", scores, ints(1), end, ints(1), name="all_scores")
 
 
@@ -260,7 +259,8 @@ def _best(graph: GraphBuilder, items: int, rows: int, scores: str) -> None:
     """The k best columns that are neither excluded nor filling; of equal scores the lower code."""
     op, ints = graph.op, graph.ints
     never = graph.weight("never", np.array([[0, *range(items + 1, rows)]], np.int64))
-    batch = op("Concat", op("Shape", "length"), ints(1), axis=0)
+    # B is asked of all_scores so that they are cut first: bars may then be set in the scores themselves, not in a copy.
+    batch = op("Concat", op("Shape", "all_scores", end=1), ints(1), axis=0)
     barred = op("Concat", "exclude", op("Expand", never, batch), axis=1)
     nothing = op("Expand", graph.number(-np.inf), op("Shape", barred))
     left = op("ScatterElements", scores, barred, nothing, axis=1)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from recsys.artifact import ITEMS, MEND
 from recsys.errors import ArtifactError, DataError
+from recsys.item_ids import CodeOf, ItemIds
 
 NO_CODES = np.empty(0, np.int32)
 BETWEEN = "|"
@@ -29,7 +30,7 @@ class Filter:
 class ItemColumns:
     """What the runtime knows of the items; item code c is place c - 1."""
 
-    item_ids: list[str]
+    item_ids: Sequence[str]
     counts: np.ndarray  # (N,) int64 training events
     titles: pa.Array | None = None  # (N,) strings, null where there is none
     categories: pa.Array | None = None  # likewise; one text, or several with BETWEEN between them
@@ -39,22 +40,25 @@ class ItemColumns:
         """Read items.parquet; ArtifactError when codes are not 1 to N or an id is missing or twice there."""
         try:
             file = pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True)
-            table = file.read(columns=["code", "item_id", "count", "title", "category"])
+            # One thread: the others' arenas of memory outlive the one file that is read.
+            table = file.read(columns=["code", "item_id", "count", "title", "category"], use_threads=False)
             # Not read_table and to_numpy: those import pandas wherever it is installed.
             codes, counts = (np.from_dlpack(table[name].combine_chunks()) for name in ("code", "count"))
-            item_ids = table["item_id"].to_pylist()
-            titles, categories = (table[name].combine_chunks() for name in ("title", "category"))
+            item_ids, titles, categories = (table[name].combine_chunks() for name in ("item_id", "title", "category"))
         except (pa.ArrowException, KeyError, OSError) as reason:
             raise ArtifactError(f"{ITEMS} cannot be read", mend=MEND) from reason
         if not np.array_equal(codes, np.arange(1, len(codes) + 1)):
             raise ArtifactError(f"{ITEMS} does not hold the codes 1 to {len(codes)} in order", mend=MEND)
-        if None in item_ids or len(set(item_ids)) < len(item_ids):
+        if item_ids.type != pa.string():
+            raise ArtifactError(f"{ITEMS} has item ids that are no texts", mend=MEND)
+        found = None if item_ids.null_count else cls(ItemIds(item_ids), counts, titles, categories)
+        if found is None or found.code_of.twice:
             raise ArtifactError(f"{ITEMS} has an item without an id or an id twice", mend=MEND)
-        return cls(item_ids, counts, titles, categories)
+        return found
 
     def followed_by(self, more: Self) -> Self:
         """These items and, with the codes after theirs, `more`. DataError where an id is there already."""
-        twice = set(self.item_ids) & set(more.item_ids)
+        twice = [item_id for item_id in more.item_ids if item_id in self.code_of]
         if twice:
             raise DataError(f"the item {min(twice)!r} is in the model already", mend="Add only items that are new.")
         columns = ((getattr(each, name) for each in (self, more)) for name in ("titles", "categories"))
@@ -67,17 +71,17 @@ class ItemColumns:
             )
             for parts in columns
         )
-        return type(self)(self.item_ids + more.item_ids, np.concatenate([self.counts, more.counts]), titles, categories)
+        item_ids = ItemIds.of([*self.item_ids, *more.item_ids])
+        return type(self)(item_ids, np.concatenate([self.counts, more.counts]), titles, categories)
 
     @cached_property
-    def code_of(self) -> Mapping[str, int]:
+    def code_of(self) -> CodeOf:
         """Codes by item id."""
-        return {item_id: code for code, item_id in enumerate(self.item_ids, start=1)}
+        return CodeOf(ItemIds.of(self.item_ids))
 
     def codes(self, item_ids: Sequence[str]) -> np.ndarray:
         """Item ids as codes, in their order; ids the model does not know are left out."""
-        known = (self.code_of.get(item_id, 0) for item_id in item_ids)
-        return np.array([code for code in known if code], np.int32)
+        return self.code_of.codes(item_ids)
 
     def title(self, code: int) -> str | None:
         """Of one item; None where there is none."""

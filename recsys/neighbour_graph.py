@@ -13,8 +13,9 @@ VECTOR = 16
 def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     """(B, rows) (1 - w) z -> (B, rows) (1 - w) z + w log(1 + s / FLOOR), s the similarity the newest items lend.
 
-    Only the columns of neighbours are touched, at most `newest` x K of them: a large catalog costs two copies of its
-    scores and no logarithm. A missing neighbour is column 0, the padding, with similarity 0.
+    Only the columns of neighbours are touched, at most `newest` x K of them, and in the scores themselves, which
+    onnxruntime writes in place where nobody reads them later: a large catalog costs neither a copy of its scores nor a
+    logarithm. A missing neighbour is column 0, the padding, with similarity 0.
     """
     op, ints = graph.op, graph.ints
     lists = opinion.neighbourhood.rounded()
@@ -24,14 +25,15 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     scales = op("Gather", graph.weight("neighbours.scales", lists.scales), asked)
     similar = op("Mul", levels, op("Unsqueeze", scales, ints(-1)))
     columns = op("Cast", op("Reshape", columns, ints(0, -1)), to=TensorProto.INT64)
-    nothing = op("Expand", graph.number(0.0), op("Shape", scores))
-    heard = op("ScatterElements", nothing, columns, op("Reshape", similar, ints(0, -1)), axis=1, reduction="add")
+    own = op("GatherElements", scores, columns, axis=1)
+    # The zeros are made of `own` so that it is read before.
+    emptied = op("ScatterElements", scores, columns, op("Mul", own, graph.number(0.0)), axis=1)
+    heard = op("ScatterElements", emptied, columns, op("Reshape", similar, ints(0, -1)), axis=1, reduction="add")
     # One column may stand several times among them: each time with the same sum, so that the last one written is right.
     said = op("GatherElements", heard, columns, axis=1)
     evidence = _log(graph, op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)), lists.items.shape[1])
     added = op("Mul", evidence, graph.number(np.float32(opinion.weight)))
-    blended = op("Add", op("GatherElements", scores, columns, axis=1), added)
-    return op("ScatterElements", scores, columns, blended, axis=1)
+    return op("ScatterElements", heard, columns, op("Add", own, added), axis=1)
 
 
 def _log(graph: GraphBuilder, x: str, places: int) -> str:
@@ -55,7 +57,6 @@ def _asked(graph: GraphBuilder, newest: int) -> str:
     oldest = op("Sub", length, number(newest, np.int64))
     real = op("And", op("Less", steps, length), op("GreaterOrEqual", steps, oldest))
     same = op("Equal", op("Unsqueeze", "history", ints(2)), op("Unsqueeze", "history", ints(1)))  # (B, L, L)
-    later = op("Greater", steps, op("Unsqueeze", steps, ints(1)))  # [i, j]: j stands after i
-    again = op("Cast", op("And", same, later), to=TensorProto.INT32)
-    once = op("Not", op("Cast", op("ReduceMax", again, ints(2), keepdims=0), to=TensorProto.BOOL))
+    last = op("ArgMax", op("Cast", same, to=TensorProto.INT32), axis=2, keepdims=0, select_last_index=1)
+    once = op("Equal", last, steps)
     return op("Where", op("And", real, once), "history", number(0, np.int64))

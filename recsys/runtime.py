@@ -78,8 +78,10 @@ class Runtime(Recommender):
         manifest = verify(folder)
         # Reading a Parquet file takes more than it leaves: before the graph, which then has the room.
         items = ItemColumns.from_bytes(manifest.read(folder, ITEMS))
+        graph = ServingGraph(folder / MODEL, threads)
+        manifest.check(folder, MODEL)  # the same file before and after it was read
         return cls(
-            ServingGraph(manifest.read(folder, MODEL), threads),
+            graph,
             Card.from_bytes(manifest.read(folder, CARD)),
             items,
             Golden.from_bytes(manifest.read(folder, GOLDEN)),
@@ -150,7 +152,7 @@ class Runtime(Recommender):
         What is denied is left out by the graph; what is allowed is ranked among itself, from the scores of all items.
         """
         exclude = histories if self.card.repeats == "exclude" else None
-        popular = np.array([not len(self.events(history)) for history in histories], bool)
+        popular = np.array([not self._readable(history).any() for history in histories], bool)
         if filters is None:
             return Served(*self.top(histories, k, exclude), popular)
         seen = [NO_CODES] * len(histories) if exclude is None else exclude
@@ -174,7 +176,7 @@ class Runtime(Recommender):
 
     def events(self, history: History) -> np.ndarray:
         """Places in a history, ascending, of its known items, with `repeats: exclude` each at its first place only."""
-        places = np.flatnonzero((history >= 1) & (history <= self.card.items))
+        places = np.flatnonzero(self._readable(history))
         if self.card.repeats == "exclude":
             _, first = np.unique(history[places], return_index=True)
             places = places[np.sort(first)]
@@ -190,11 +192,13 @@ class Runtime(Recommender):
         served = self.serve([self.codes(history) for history in histories], k, filters)
         return [
             [
-                Recommendation(self.item_ids[code - 1], float(score), "popular" if popular else "model")
+                Recommendation(self.item_ids[code - 1], score, "popular" if popular else "model")
                 for code, score in zip(codes, scores, strict=True)
                 if code
             ]
-            for codes, scores, popular in zip(served.codes, served.scores, served.popular, strict=True)
+            for codes, scores, popular in zip(
+                served.codes.tolist(), served.scores.tolist(), served.popular.tolist(), strict=True
+            )
         ]
 
     def check_golden(self) -> None:
@@ -213,6 +217,11 @@ class Runtime(Recommender):
                 raise ArtifactError(
                     f"golden request {number} is answered otherwise than when the model was made", mend=MEND
                 )
+
+    def _readable(self, history: History) -> np.ndarray:
+        """(L,) bool: the file can read this item."""
+        readable: np.ndarray = (history >= 1) & (history <= self.card.items)
+        return readable
 
     def _known(self, codes: np.ndarray) -> np.ndarray:
         """The codes this model has an item for: a champion may be asked about a later catalog."""

@@ -1,6 +1,7 @@
 """The file of a published model, loaded: histories in, best items, all scores or states out. Needs no torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,12 +17,13 @@ OUTPUTS = ["codes", "scores", "all_scores", "state"]
 class ServingGraph:
     """A loaded model.onnx. Histories are codes from 1 to N, none empty, none longer than the model reads."""
 
-    def __init__(self, model: bytes, threads: int = 1) -> None:
+    def __init__(self, model: bytes | Path, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         try:
+            # Of a path it holds no bytes: one copy of the file less in memory, two while it loads.
             self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as reason:  # onnxruntime's exceptions have no base class of their own
             raise ArtifactError(f"onnxruntime cannot load {MODEL}", mend=MEND) from reason

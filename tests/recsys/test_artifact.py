@@ -23,6 +23,7 @@ from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.quantize import RowTable
 from recsys.runtime import TOLERANCE, Runtime
 from recsys.sequence_model import Scorer
+from recsys.serving_graph import ServingGraph
 
 ITEMS = 20
 SHAPE = DecoderShape.of(ITEMS, 16, 2, 8)
@@ -156,8 +157,25 @@ def test_a_model_whose_weights_lie_elsewhere_is_refused(artifact: Path, tmp_path
 def test_a_file_changed_after_the_check_is_not_read(artifact: Path) -> None:
     manifest = verify(artifact)
     (artifact / "card.json").write_bytes((artifact / "card.json").read_bytes().replace(b"exclude", b"allow  "))
-    with pytest.raises(ArtifactError, match=r"card\.json is not the file"):
-        manifest.read(artifact, "card.json")
+    for look in (manifest.read, manifest.check):
+        with pytest.raises(ArtifactError, match=r"card\.json is not the file"):
+            look(artifact, "card.json")
+    manifest.check(artifact, "model.onnx")
+
+
+def test_a_model_changed_while_it_was_loaded_is_not_served(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changing(model: Path, threads: int) -> ServingGraph:
+        model.write_bytes(serving_graph(decoder(), 32))
+        return ServingGraph(model, threads)
+
+    monkeypatch.setattr("recsys.runtime.ServingGraph", changing)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is not the file"):
+        Runtime.open(artifact)
+
+
+def test_loading_holds_no_bytes_of_the_model(artifact: Path) -> None:
+    graph = Runtime.open(artifact).graph
+    assert not any(isinstance(value, bytes) for value in vars(graph.session).values())
 
 
 def test_the_digest_stands_for_every_file(artifact: Path) -> None:
