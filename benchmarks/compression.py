@@ -40,7 +40,7 @@ from recsys.sequence_model import Scorer, ndcg_of
 from recsys.soft_labels import Positions, Segment, SoftLabels
 from recsys.statistics import paired_ratio
 from recsys.student import Student
-from recsys.training import HardLabels, never
+from recsys.training import HardLabels
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 
@@ -196,7 +196,7 @@ class Ablation:
         objective = HardLabels() if recovery == "hard" else home.recovery.objective
         alone = replace(home.recovery, objective=objective, distilled=False)  # that one and no other
         recover, began = Recoverer(alone, home.epochs, home.student), time.perf_counter()
-        recovered = recover.rounded(student, bits) if recovery == "rounded" else recover(student, never)[1]
+        recovered = recover.rounded(student, bits) if recovery == "rounded" else recover.control(student)[1]
         return recovered, time.perf_counter() - began
 
 

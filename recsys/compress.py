@@ -238,10 +238,12 @@ def _candidates(
     """The students of the grid, made one by one."""
     recovery, scores = recover.recovery, None
     for cut in cuts:
-        smaller = student
-        if cut.prunes:
-            scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
-            smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads, cut.keep_blocks)
+        if not cut.prunes:
+            how, again, _ = recover.control(student) if cut.recovers else ("", student, 0.0)
+            yield _Candidate(cut, how, again)
+            continue
+        scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
+        smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads, cut.keep_blocks)
         yield _Candidate(cut, *recover(smaller, enough)) if cut.recovers else _Candidate(cut, "", smaller)
 
 

@@ -41,7 +41,8 @@ class Recoverer:
     """Trains a copy of a student a little more, by distillation and, where that was not enough, by hard labels.
 
     Not enough: it ranks the validation users worse than the student of before. Where distillation has won that back, a
-    second training could not make the file smaller.
+    second training could not make the file smaller. What lost little may lose more by training than it wins back: then
+    it is left as it was cut.
     """
 
     def __init__(self, recovery: Recovery, epochs: int, before: Student) -> None:
@@ -49,14 +50,19 @@ class Recoverer:
         self.schedule = Schedule(epochs, RECOVERY_RATE * recovery.learning_rate, recovery.seed)
 
     def __call__(self, student: Student, enough: Callable[[], bool]) -> tuple[Recovered, Student]:
-        """The better of both and which it is; only the first when `enough` says that time is up."""
-        first, reached = self._trained(student, self.recovery.objective)
-        if not self.recovery.distilled:
-            return "hard", first
-        if reached >= self.reached_before or enough():
-            return "soft", first
-        second, then = self._trained(student, HardLabels())
-        return ("hard", second) if then > reached else ("soft", first)
+        """The best of all on validation, and which it is; without the second training when `enough` says that time is up."""
+        how, best, reached = self.control(student)
+        if how == "soft" and reached < self.reached_before and not enough():
+            second, then = self._trained(student, HardLabels())
+            if then > reached:
+                how, best, reached = "hard", second, then
+        untrained = ranking_validator(student, self.recovery.validation)()
+        return (how, best) if reached > untrained else ("", student)
+
+    def control(self, student: Student) -> tuple[Recovered, Student, float]:
+        """The student trained as one that was cut, whatever comes of it: the kind of labels, the student, its NDCG@10."""
+        trained, reached = self._trained(student, self.recovery.objective)
+        return "soft" if self.recovery.distilled else "hard", trained, reached
 
     def rounded(self, student: Student, bits: Bits) -> Student:
         """The student trained on by its own objective with weights rounded as in a file of `bits` bits, and left so."""
