@@ -132,7 +132,9 @@ class Home:
                 dataset.catalog, dataset.training_counts(), dataset.repeats, {"student": digest}, Opinion.load(kept)
             ),
             recovery=Recovery(
-                dataset.histories, Distillation(soft, best["weight"], best["k"], config["loss"]),
+                dataset.histories, Distillation(
+                    soft, best["weight"], best["k"], config["loss"], temperature=best.get("temperature", 1.0)
+                ),
                 config["learning_rate"], dataset.validation_cases(), config["seed"], best["weight"] > 0,
             ),
             epochs=max(1, grid.config["recovery_epochs"]),

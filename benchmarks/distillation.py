@@ -1,11 +1,13 @@
 """What each loss from the teacher, its weight and K are worth: students of one fixed teacher and its stored labels.
 
     python -m benchmarks.distillation --data DIR/SHOP [--home DIR] [--widths 16 32] [--losses none topk_tail ...]
-        [--weights .5 .9] [--kept 10 50] [--seeds 0 1] [--epochs 15] [--preset quick] [--split temporal]
+        [--weights .5 .9] [--kept 10 50] [--temperatures 1 2] [--seeds 0 1] [--epochs 15] [--preset quick]
+        [--split temporal]
 
 The teacher and the labels are those of the last night of --home; where no night has ended, one is run first. Each
 student is one row of the result, written as soon as it is known; rows that are there are not run again. Epochs are
-chosen on validation users; test users are scored once a row. `none` is the student without distillation.
+chosen on validation users; test users are scored once a row. `none` is the student without distillation. For `hidden`
+the teacher labels once more, with its states, into a folder of its own.
 """
 
 import argparse
@@ -14,22 +16,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
 from benchmarks.distillation_told import as_markdown, draw
-from recsys.config import SearchConfig
+from recsys.config import SearchConfig, SoftLossName
 from recsys.dataset import Dataset
 from recsys.decoder import DecoderShape
 from recsys.evaluate import evaluate
-from recsys.losses import Distillation
+from recsys.labeller import labeller
+from recsys.losses import HIDDEN, Distillation
 from recsys.sequence_model import Scorer, ranking_validator
-from recsys.soft_labels import Positions, Segment, SoftLabels
+from recsys.soft_labels import SEGMENT, Positions, Segment, SoftLabels, write_segment
 from recsys.soft_losses import SOFT_LOSSES
 from recsys.student import Student
+from recsys.teacher_scores import TeacherHead
 from recsys.teachers import load_teacher
 from recsys.training import Schedule, device, fit
 from tasks import computing
@@ -39,6 +43,7 @@ from tasks.last_night import HEAD, LastNight
 
 RECSYS = Path(sys.executable).with_name("recsys")
 NONE = "none"
+LOSSES: tuple[SoftLossName, ...] = (*SOFT_LOSSES, HIDDEN)
 SECONDS_A_POSITION = 6e-5
 """Of one epoch on one core, width 32, until a row of this shop has been measured."""
 
@@ -52,6 +57,7 @@ class Cell:
     weight: float  # a; 0: none
     k: int  # soft labels used
     seed: int
+    temperature: float = 1.0  # of hidden
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,18 @@ class Lesson:
         )
         return cls(shop, dataset, joined, length, store.open("teach", teacher), f"{night[:12]} {teacher[:12]}")
 
+    def with_states(self, folder: Path) -> Self:
+        """Labels of the same teacher that keep its states, written into the folder if it has none."""
+        labelling, positions = (
+            replace(self.labels.labelling, states=True),
+            Positions.of(self.dataset.histories, self.length),
+        )
+        teacher = labeller(load_teacher(self.teacher), labelling.teacher_bits)
+        if not (folder / SEGMENT).exists():
+            write_segment(teacher.model, labelling, positions, [], folder, opinion=teacher.opinion)
+        head = TeacherHead.of(teacher.model, teacher.opinion)
+        return replace(self, labels=SoftLabels.open([folder], positions, labelling, head))
+
     @property
     def positions(self) -> int:
         """P, trained on in an epoch."""
@@ -101,8 +119,11 @@ def main() -> None:
     print(f"{len(cells)} students of {lesson.positions:,} positions, about {minutes:.0f} minutes", flush=True)
     if not any(row["loss"] == "teacher" and row["made_from"] == lesson.made_from for row in rows):
         _append(asked.out, rows, _teacher(lesson))
+    folder = asked.home / "labels-with-states" / lesson.made_from.replace(" ", "-")
+    hidden = lesson.with_states(folder) if any(cell.loss == HIDDEN for cell in cells) else lesson
     for cell in cells:
-        _append(asked.out, rows, {**_row(lesson, cell, asked.epochs), **_student(lesson, cell, asked.epochs)})
+        learnt = hidden if cell.loss == HIDDEN else lesson
+        _append(asked.out, rows, {**_row(lesson, cell, asked.epochs), **_student(learnt, cell, asked.epochs)})
     draw(rows, asked.picture)
     print(as_markdown(rows))
 
@@ -112,9 +133,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--home", type=Path, default=Path("build/distillation"))
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--losses", nargs="+", choices=[NONE, *SOFT_LOSSES], default=[NONE, *SOFT_LOSSES])
+    parser.add_argument("--losses", nargs="+", choices=[NONE, *LOSSES], default=[NONE, *LOSSES])
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 0.9])
     parser.add_argument("--kept", type=int, nargs="+", default=[10, 50])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1, 2])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=SearchConfig().epochs)
     parser.add_argument("--preset", default="quick")
@@ -131,15 +153,16 @@ def _night(asked: argparse.Namespace) -> None:
 
 
 def _cells(asked: argparse.Namespace, lesson: Lesson) -> Iterator[Cell]:
-    """Seed by seed, so that a run that is cut short has every loss; the first rank alone knows no K."""
+    """Seed by seed, so that a run that is cut short has every loss; K is nothing to the first rank alone, nor to all."""
     most = lesson.labels.labelling.top_k
     kept = sorted({min(k, most) for k in asked.kept})
     for seed, width, loss in product(asked.seeds, asked.widths, asked.losses):
         if loss == NONE:
             yield Cell(width, NONE, 0.0, 0, seed)
             continue
-        for weight, k in product(asked.weights, (1,) if loss == "hard_label" else kept):
-            yield Cell(width, loss, weight, k, seed)
+        ks = {"hard_label": [1], HIDDEN: [most]}.get(loss, kept)
+        for weight, k, T in product(asked.weights, ks, asked.temperatures if loss == HIDDEN else (1.0,)):
+            yield Cell(width, loss, weight, k, seed, T)
 
 
 def _row(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
@@ -147,7 +170,8 @@ def _row(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
 
 
 def _identity(row: dict[str, Any]) -> tuple[object, ...]:
-    return tuple(row.get(name) for name in ("made_from", "epochs", "width", "loss", "weight", "k", "seed"))
+    names = ("made_from", "epochs", "width", "loss", "weight", "k", "seed")
+    return (*(row.get(name) for name in names), row.get("temperature", 1.0))
 
 
 def _minutes(lesson: Lesson, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], epochs: int) -> float:
@@ -180,7 +204,8 @@ def _student(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
     student = Student.untrained(shape, knobs.dropout, cell.seed).to(device())
     objective = Distillation(lesson.labels, cell.weight, cell.k)
     if cell.loss != NONE:
-        objective = Distillation(lesson.labels, cell.weight, cell.k, next(n for n in SOFT_LOSSES if n == cell.loss))
+        loss = next(name for name in LOSSES if name == cell.loss)
+        objective = Distillation(lesson.labels, cell.weight, cell.k, loss, temperature=cell.temperature)
     trained = fit(
         student,
         lesson.dataset.histories,

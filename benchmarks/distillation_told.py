@@ -34,7 +34,13 @@ class Spread:
 
 
 def _students(rows: Rows) -> list[dict[str, Any]]:
-    return [row for row in rows if row["loss"] != "teacher"]
+    return [{**row, "loss": _loss(row)} for row in rows if row["loss"] != "teacher"]
+
+
+def _loss(row: dict[str, Any]) -> str:
+    """At another temperature than 1 it is another loss."""
+    T = row.get("temperature", 1)
+    return f"{row['loss']} at T {T:g}" if T != 1 else str(row["loss"])
 
 
 def _groups(rows: Rows) -> list[str]:

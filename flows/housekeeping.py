@@ -3,7 +3,7 @@
 from prefect import flow
 from prefect.runtime import flow_run
 
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 from tasks.forget_runs import forget_runs
 from tasks.keep_house import Tidied, check_the_rest, close_dead_runs, expire_approvals, free_store, tell_tidied
 

@@ -1,22 +1,34 @@
-"""Every knob, on one page. Imports only pydantic. Defaults are production values.
+"""Every knob, on one page. Imports only pydantic and the errors. Defaults are production values.
 
 A section is a group of at most seven knobs, frozen so that it can be part of a key, closed so that a typo is an error.
 The sections are the arguments of the nightly flow, and so the form in the Prefect UI.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SoftLossName = Literal["topk_tail", "topk_catalogue", "sampled", "rrd", "hard_label"]
-"""The losses of recsys/soft_losses.py."""
+from recsys.errors import ConfigError
+
+SoftLossName = Literal["topk_tail", "topk_catalogue", "sampled", "rrd", "hard_label", "hidden"]
+"""The losses of recsys/soft_losses.py, and that of recsys/hidden_loss.py."""
+
+MOST = 1_000_000_000
+"""The largest number of any knob: every engine holds it."""
 
 
 class Section(BaseModel):
     """A group of knobs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_number_that_engines_hold(cls, value: object) -> object:
+        if isinstance(value, int | float) and abs(value) > MOST:
+            raise ValueError(f"input should be at most {MOST:,}")
+        return value
 
 
 class EventsConfig(Section):
@@ -27,7 +39,7 @@ class EventsConfig(Section):
         title="Minimum rating",
         description="Events rated below this are no wish and are left out; empty: all count",
     )
-    event_weights: Mapping[str, float] = Field(
+    event_weights: Mapping[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         {"view": 0.2, "cart": 0.5, "like": 0.7, "rate": 1.0, "purchase": 1.0},
         title="Weight of each kind of event",
         description="Weight in the loss (0 leaves the kind out, 1 counts fully); kinds not named count 1",
@@ -159,6 +171,15 @@ class LabelsConfig(Section):
     top_k: int = Field(
         50, ge=1, le=1000, title="Items kept", description="Items with their log-probability a position (count)"
     )
+    states: bool = Field(
+        False, title="Keep states", description="For the loss hidden: 2 bytes a component and position"
+    )
+    teacher_bits: Literal[8, 32] = Field(
+        32,
+        title="Bits of the teacher",
+        json_schema_extra={"minimum": 8, "maximum": 32},
+        description="8: weights are rounded before labelling, and the agreement with 32 (float) is measured",
+    )
 
 
 class SearchConfig(Section):
@@ -177,7 +198,8 @@ class SearchConfig(Section):
         "topk_tail",
         title="Loss",
         description="topk_tail: KL, the rest as one bucket; topk_catalogue: cross-entropy with the scaled top K; "
-        "sampled: with draws from it; rrd: order of the top K; hard_label: the first rank alone",
+        "sampled: with draws from it; rrd: order of the top K; hard_label: the first rank alone; "
+        "hidden: KL over all items at a temperature, needs labels.states",
     )
     seed: int = Field(0, ge=0, title="Seed", description="Of the sampler and of every trial")
 
@@ -210,7 +232,11 @@ class CompressConfig(Section):
         description="4, 8: whole numbers and a scale a row; 32: float",
     )
     recovery_epochs: int = Field(
-        1, ge=0, le=100, title="Recovery", description="Epochs after pruning, control included (count)"
+        1,
+        ge=0,
+        le=100,
+        title="Recovery",
+        description="Epochs after pruning, control included, and with rounded weights where rounding loses too much (count)",
     )
     max_loss: float = Field(
         0.02,
@@ -325,23 +351,6 @@ class MonitorConfig(Section):
     )
 
 
-class RetentionConfig(Section):
-    """How much of the past housekeeping leaves. Aliases, the ledger's evidence and what is served stay in any case."""
-
-    nights: int = Field(
-        14, ge=1, title="Nights", description="Newest nights that stay, with all they made, reports and batch scores"
-    )
-    days: float = Field(
-        2, ge=0, title="Days", description="What is younger stays, so that a night that was killed goes on with it"
-    )
-    runs_days: int = Field(
-        60,
-        ge=1,
-        title="Days of runs",
-        description="Days that ended flow runs, their logs and artifacts stay in Prefect",
-    )
-
-
 class NightConfig(Section):
     """The resolved configuration of a night: every section, whole."""
 
@@ -359,6 +368,13 @@ class NightConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     run: RunConfig = RunConfig()
     cost: CostConfig = CostConfig()
+
+    @model_validator(mode="after")
+    def _labels_are_what_the_loss_needs(self) -> Self:
+        if self.search.loss == "hidden" and not self.labels.states:
+            said = "the loss hidden learns from the teacher's states, and labels.states is false"
+            raise ConfigError(said, where="search.loss", mend="Set labels.states to true.")
+        return self
 
 
 QUICK = NightConfig(

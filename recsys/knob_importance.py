@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from recsys.search import WEIGHTS, Trial
+from recsys.search import TEMPERATURES, WEIGHTS, Trial
 
 LEAST_TRIALS = 6
 """Complete distilled trials below which nothing is said."""
@@ -36,9 +36,11 @@ def knob_importances(trials: Sequence[Trial]) -> Mapping[str, float]:
 
 def _space(trials: Sequence[Trial]) -> dict[str, BaseDistribution]:
     """What was chosen from, of the knobs that took more than one value."""
-    values = {name: sorted({getattr(trial, name) for trial in trials}) for name in ("width", "weight", "k")}
+    ranges = {"weight": WEIGHTS, "temperature": TEMPERATURES}
+    names = ("width", "weight", "k", "temperature")
+    values = {name: sorted({getattr(trial, name) for trial in trials}) for name in names}
     return {
-        name: FloatDistribution(*WEIGHTS) if name == "weight" else CategoricalDistribution(several)
+        name: FloatDistribution(*ranges[name]) if name in ranges else CategoricalDistribution(several)
         for name, several in values.items()
         if len(several) > 1
     }

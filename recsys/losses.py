@@ -13,9 +13,14 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import embedding
 
 from recsys.config import SoftLossName
+from recsys.errors import ConfigError
+from recsys.hidden_loss import HiddenTargets, sampled_value, value_and_gradient
 from recsys.soft_labels import SoftLabels
 from recsys.soft_losses import SOFT_LOSSES, SoftLoss, SoftTargets
 from recsys.training import Batch
+
+HIDDEN = "hidden"
+"""The loss that aims at the teacher's whole distribution, hidden_loss.py."""
 
 TINY = 1e-30
 """The least probability of the student a logarithm is taken of."""
@@ -33,11 +38,12 @@ class Targets:
     soft: SoftTargets  # what the loss aims at
     weight: float  # a, of the soft label; the click has 1 - a
     loss: SoftLoss = SOFT_LOSSES["topk_tail"]
+    hidden: HiddenTargets | None = None  # the whole distribution, which is aimed at instead where it is given
 
     def part(self, rows: slice) -> Self:
         """The targets of some of the positions."""
-        some = self.soft.part(rows)
-        return replace(self, clicks=self.clicks[rows], importance=self.importance[rows], soft=some)
+        some, hidden = self.soft.part(rows), self.hidden.part(rows) if self.hidden else None
+        return replace(self, clicks=self.clicks[rows], importance=self.importance[rows], soft=some, hidden=hidden)
 
 
 def exact(states: Tensor, table: Tensor, targets: Targets) -> Tensor:
@@ -66,12 +72,19 @@ def sampled(states: Tensor, table: Tensor, targets: Targets, negatives: int) -> 
     if K == 0 or targets.weight == 0:
         return (targets.importance * hard).sum()
     head = torch.einsum("pd,pkd->pk", states, embedding(targets.soft.items, table))
+    listed = _listed(drawn, targets.soft, items)
+    if targets.hidden:
+        soft = sampled_value(head, others - math.log(items / n), listed, drawn, items, targets.hidden)
+        return _mixed(hard, soft, targets)
     # The floor, TINY beside the head, keeps the logarithm finite where no drawn item is left.
     floor = torch.logsumexp(head, 1, keepdim=True).detach() + math.log(TINY)
-    unlisted = others.masked_fill(_listed(drawn, targets.soft, items), -math.inf)
+    unlisted = others.masked_fill(listed, -math.inf)
     rest = torch.logsumexp(torch.cat([floor, unlisted], 1), 1, keepdim=True)
     normaliser = torch.logsumexp(torch.cat([head, rest], 1), 1, keepdim=True)
-    soft = targets.loss.value(head - normaliser, rest - normaliser, targets.soft)
+    return _mixed(hard, targets.loss.value(head - normaliser, rest - normaliser, targets.soft), targets)
+
+
+def _mixed(hard: Tensor, soft: Tensor, targets: Targets) -> Tensor:
     return (targets.importance * ((1 - targets.weight) * hard + targets.weight * soft)).sum()
 
 
@@ -91,7 +104,8 @@ class Distillation:
     """The objective (1 - a) CE(click, over all N items) + a soft loss(over the teacher's V), by event weight.
 
     At a = 0 it is the plain cross-entropy of the click: the student without distillation. Up to `full_up_to`
-    items every item is scored, above it a sample of `negatives` a batch.
+    items every item is scored, above it a sample of `negatives` a batch. Raises ConfigError when the loss `hidden` is
+    asked of labels without states, or a temperature of another loss: their stored log-sum-exp is that of temperature 1.
     """
 
     labels: SoftLabels
@@ -100,14 +114,32 @@ class Distillation:
     loss: SoftLossName = "topk_tail"
     full_up_to: int = 5_000
     negatives: int = 1_024
+    temperature: float = 1.0  # T, of teacher and student in the loss `hidden`; the click is learnt at 1
+
+    def __post_init__(self) -> None:
+        """Refuses what the labels cannot give."""
+        if self.loss != HIDDEN and self.temperature != 1:
+            raise ConfigError(
+                f"the loss {self.loss} knows no temperature but 1, {self.temperature:g} was asked for",
+                where="search.loss",
+                mend="Set search.loss to hidden.",
+            )
+        if self.loss == HIDDEN and self.weight and self.labels.states is None:
+            raise ConfigError(
+                "the loss hidden needs the teacher's states, and the soft labels keep none",
+                where="search.loss",
+                mend="Set labels.states to true.",
+            )
 
     def __call__(self, states: Tensor, table: Tensor, batch: Batch) -> Tensor:
         """States (P, D) and table (N + 1, D) -> the weighted mean over positions, a scalar, in nats."""
         items, logp = self.labels.at(batch.positions, self.k if self.weight else 0)
         soft = SoftTargets.of(items, logp, self.labels.labelling.items)
         # Without weight no loss may draw: all searches have the same undistilled student.
-        loss = SOFT_LOSSES[self.loss if self.weight else "topk_tail"]
-        targets = Targets(batch.labels, batch.weights / batch.weights.sum(), loss.aim(soft), self.weight, loss)
+        hidden = self.labels.hidden_at(batch, self.k, self.temperature) if self.weight and self.loss == HIDDEN else None
+        loss = SOFT_LOSSES["topk_tail" if hidden or not self.weight else self.loss]
+        importance = batch.weights / batch.weights.sum()
+        targets = Targets(batch.labels, importance, loss.aim(soft), self.weight, loss, hidden)
         # Probabilities of thousands of items are summed: half precision would lose the rest.
         with torch.autocast(states.device.type, enabled=False):
             states, table = _wide(states), _wide(table)
@@ -131,8 +163,10 @@ class _Exact(torch.autograd.Function):
         loss = states.new_zeros(())
         for first in range(0, len(states), rows):
             some = slice(first, first + rows)
-            q = torch.softmax(states[some] @ vectors.T, 1)
-            loss += _loss_and_gradient(q, targets.part(some))
+            part, q = targets.part(some), states[some] @ vectors.T
+            hidden = value_and_gradient(q[:, : part.soft.catalog], part.hidden) if part.hidden else None
+            q = torch.softmax(q, 1)
+            loss += _with_hidden(q, *hidden, part) if hidden else _loss_and_gradient(q, part)
             torch.mm(q, vectors, out=to_states[some])
             to_table[1:].addmm_(q.T, states[some])
         ctx.save_for_backward(to_states, to_table)
@@ -168,4 +202,15 @@ def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
     q[:, V:] *= on_click
     q.scatter_(1, listed, on_click * q_head + on_soft * (pull.normaliser * q_head / Q - pull.head))
     q.scatter_add_(1, click, -on_click)
+    return (targets.importance * ((1 - a) * hard + a * value)).sum()
+
+
+def _with_hidden(q: Tensor, value: Tensor, gradient: Tensor, targets: Targets) -> Tensor:
+    """As `_loss_and_gradient`, the soft term being `value` (P,), its gradient by the teacher's V items (P, V)."""
+    a, click = targets.weight, targets.clicks[:, None] - 1
+    hard = -q.gather(1, click).clamp_min(TINY).log()[:, 0]
+    on_click, on_soft = (1 - a) * targets.importance[:, None], a * targets.importance[:, None]
+    q *= on_click
+    q.scatter_add_(1, click, -on_click)
+    q[:, : targets.soft.catalog] += on_soft * gradient
     return (targets.importance * ((1 - a) * hard + a * value)).sum()

@@ -18,7 +18,12 @@ MOST_FILES, MOST_EXAMPLES, MOST_TITLES = 30, 6, 10
 
 METRICS: Mapping[str, str] = {"ndcg": "NDCG", "hr": "HR", "recall": "Recall", "mrr": "MRR"}
 CUTOFFS = (1, 5, 10, 20)
-KNOBS: Mapping[str, str] = {"width": "width", "weight": "distillation weight", "k": "soft labels K"}
+KNOBS: Mapping[str, str] = {
+    "width": "width",
+    "weight": "distillation weight",
+    "k": "soft labels K",
+    "temperature": "temperature",
+}
 
 _DRAWN = {
     "size": pictures.quality_against_size,

@@ -1,7 +1,8 @@
 """The search for the best student: Optuna trials in a journal, resumed after a kill to exactly those asked.
 
 Space: the width among those configured, the weight a of the soft label in [0.7, 1], and K of the items kept. The loss
-from the teacher is the same in all trials, since only then do a and K mean the same in them.
+from the teacher is the same in all trials, since only then do a and K mean the same in them. The loss hidden, which
+sees the teacher's whole distribution, has a temperature in [1, 4] as well.
 Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. On a warm
 start it goes on from the earlier search's own trial 0, which never saw a soft label either; without one, from scratch.
 Trial 1 is a = 0.9. These two are the first round, ROUND more each later one. What is proposed and what is pruned in a
@@ -30,11 +31,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from recsys.config import SearchConfig
 from recsys.errors import ConfigError, TrainingError
 from recsys.fleet import Fleet
+from recsys.losses import HIDDEN
 from recsys.student import Student
 from recsys.training import Epoch, never
 from recsys.trial import Course, Lessons, Order, Outcome, Parent, Recipe, run, study_of
 
 WEIGHTS = (0.7, 1.0)
+TEMPERATURES = (1.0, 4.0)
 FIRST_WEIGHT = 0.9
 KEPT = (10, 20, 50)
 FIRST_ROUND = 2
@@ -79,6 +82,7 @@ class Trial:
     validation_ndcg: float  # of its best epoch
     seconds: float  # measured; belongs to no identity
     epochs: tuple[Epoch, ...]
+    temperature: float = 1.0  # of the loss hidden
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ class Space:
 
     widths: tuple[int, ...]
     kept: tuple[int, ...]
+    temperatures: tuple[float, float] | None  # from, to
 
     @classmethod
     def of(cls, course: Course) -> "Space":
@@ -188,16 +193,22 @@ class Space:
         kept = tuple(k for k in KEPT if k <= top_k) or (top_k,)
         if course.config.loss == "hard_label":
             kept = (1,)
-        return cls(course.config.widths if course.warm is None else (course.warm.best.shape.width,), kept)
+        if course.config.loss == HIDDEN:  # it knows all items anyway: K only says which are exact in a large catalog
+            kept = (top_k,)
+        widths = course.config.widths if course.warm is None else (course.warm.best.shape.width,)
+        return cls(widths, kept, TEMPERATURES if course.config.loss == HIDDEN else None)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """By the names of a recipe."""
-        return {
+        space: dict[str, BaseDistribution] = {
             "width": CategoricalDistribution(self.widths),
             "weight": FloatDistribution(*WEIGHTS),
             "k": CategoricalDistribution(self.kept),
         }
+        if self.temperatures:
+            space["temperature"] = FloatDistribution(*self.temperatures)
+        return space
 
     def recipe(self, number: int, study: optuna.Study) -> Recipe:
         """Of trial `number`, from what the study knows."""
@@ -262,7 +273,7 @@ class _Journal:
         told = create_trial(
             state=state,
             value=max(values.values()) if state == TrialState.COMPLETE else None,
-            params=recipe if order.number else {},
+            params={name: recipe[name] for name in space.distributions} if order.number else {},
             distributions=space.distributions if order.number else {},
             user_attrs={
                 "number": order.number,

@@ -2,16 +2,17 @@
 
 A position is known by a hash of what it sees (`Windows.sight_hashes`), so a label made one night is found
 again the next: a night writes one segment with the positions no earlier segment has. One segment is a folder
-with `labels.parquet` and `segment.json`, written in this order. Temperature is 1.
+with `labels.parquet` and `segment.json`, written in this order. Temperature is 1. Labels may keep the teacher's state
+beside the items: with the teacher's item table it is every logit, at any temperature.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,46 +22,59 @@ from torch import Tensor
 
 from recsys.config import LabelsConfig
 from recsys.errors import StoreError, TrainingError
+from recsys.hidden_loss import HiddenTargets
 from recsys.histories import Histories
 from recsys.neighbourhood import Opinion
 from recsys.sequence_model import SequenceModel
+from recsys.teacher_scores import Reading, TeacherHead, best_items, readings
 from recsys.training import Batch
 from recsys.windows import Windows
 
 LABELS, SEGMENT = "labels.parquet", "segment.json"
 
 # The bytes of the same place side by side: high bytes are much alike, so a position takes an eighth less.
-_ENCODING = {f"{column}.list.element": "BYTE_STREAM_SPLIT" for column in ("items", "logp")}
-_BATCH_TOKENS = 8_192
-_SCORES_AT_ONCE = 1 << 20
+_ENCODING = {f"{column}.list.element": "BYTE_STREAM_SPLIT" for column in ("items", "logp", "state")}
 _ROWS_A_GROUP = 1 << 15
 
 
-def label_schema(top_k: int) -> pa.Schema:
-    """The columns of `labels.parquet`, one row a position: what it sees, and the K best items, best first."""
+def label_schema(top_k: int, width: int = 0) -> pa.Schema:
+    """The columns of `labels.parquet`, one row a position: what it sees, and the K best items, best first.
+
+    With a `width` D the state, too: times the teacher's item table it is the model's logits.
+    """
+    state = [pa.field("state", pa.list_(pa.float16(), width), nullable=False)] if width else []
     return pa.schema(
         [
             pa.field("sight", pa.uint64(), nullable=False),  # Windows.sight_hashes
             pa.field("items", pa.list_(pa.int32(), top_k), nullable=False),  # codes, equal logits by code
             pa.field("logp", pa.list_(pa.float16(), top_k), nullable=False),  # over the teacher's catalog, nats
             pa.field("lse", pa.float32(), nullable=False),  # log-sum-exp of all logits: logit = logp + lse
+            *state,
         ]
     )
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """What labels must share to be joined: whose they are, over which items, and how many are kept."""
+    """What labels must share to be joined: whose they are, over which items, how many are kept, and what beside."""
 
     teacher: str  # digest of the teacher
     catalog: str  # sha256 of the first `items` item ids
     items: int  # V, the items the teacher knows: a prefix of the catalog
     top_k: int  # K, at most V
+    states: bool = False  # whether the teacher's states are kept
+    teacher_bits: Literal[8, 32] = 32  # of the weights it labelled with
 
     @classmethod
     def of(cls, teacher: str, items: int, item_ids: Sequence[str], config: LabelsConfig) -> Self:
         """The labelling by the teacher with digest `teacher`, which knows the first `items` of `item_ids`."""
-        return cls(teacher, prefix_digest(item_ids[:items]), items, min(config.top_k, items))
+        catalog, top_k = prefix_digest(item_ids[:items]), min(config.top_k, items)
+        return cls(teacher, catalog, items, top_k, config.states, config.teacher_bits)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, what is as ever left out: labels of before there was a choice read the same."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {f.name: values[f.name] for f in fields(self) if f.default is MISSING or values[f.name] != f.default}
 
 
 def prefix_digest(item_ids: Sequence[str]) -> str:
@@ -87,6 +101,12 @@ class Positions:
         windows = Windows.of_training(histories, length)
         return cls(histories, windows, windows.sight_hashes(histories.items), windows.owned_positions())
 
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values (P,) of the positions by flat position (E,), 0 where there is none."""
+        flat = np.zeros(len(self.histories.items), values.dtype)
+        flat[self.at] = values
+        return flat
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -98,7 +118,7 @@ class Segment:
 
     def save(self, folder: Path) -> None:
         """Write `segment.json`; a folder without it is no segment."""
-        value = {"labelling": asdict(self.labelling), "written": self.written, "forward": self.forward}
+        value = {"labelling": self.labelling.as_json(), "written": self.written, "forward": self.forward}
         draft = folder / f"{SEGMENT}.tmp"
         draft.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False))
         os.replace(draft, folder / SEGMENT)
@@ -136,28 +156,33 @@ def write_segment(
 ) -> Segment:
     """Label the positions that no segment of `known` has, into the folder `out`, a row group at a time.
 
-    The teacher reads whole windows, since a position needs what stands before it, but only missing positions
-    are scored and written. An item the teacher does not know yet is read as row 0 of its table, no item, and
-    keeps its place in the history. With an `opinion` it is the blend that is written; it hears what a position
-    sees and no more, so a label is still found by its sight. The work is done on the teacher's device. `on_progress` hears how many
-    positions are written, of how many. Raises StoreError when a segment of `known` is of another labelling,
-    TrainingError when the teacher's scores are not numbers.
+    The teacher reads whole windows, but only missing positions are scored and written. An item the teacher does not
+    know yet is read as row 0 of its table, no item, and keeps its place in the history. With an `opinion` it is the
+    blend that is written, and beside it the model's own state where states are kept; it hears what a position
+    sees and no more, so a label is still found by its sight. `on_progress` hears how many positions are written, of
+    how many. Raises StoreError when a segment of `known` is of another labelling, TrainingError when the teacher's
+    scores are not numbers.
     """
     earlier = [sight for folder in known for sight in _known_sight(folder, labelling)]
     wanted = missing(positions.sight, np.concatenate(earlier) if earlier else np.empty(0, np.uint64))
     chosen = _windows_of(positions.windows, wanted)
     total, written = int(wanted.sum()), 0
+    sight, to_label = positions.spread(positions.sight), positions.spread(wanted)
+    with torch.no_grad():
+        width = teacher.item_table().shape[1] if labelling.states else 0
+    read = readings(teacher, opinion, positions.histories, chosen, to_label)
+    rows = (_rows(reading, sight[reading.at], labelling.top_k, width) for reading in read)
     out.mkdir(parents=True, exist_ok=True)
     draft = out / f"{LABELS}.tmp"
     with pq.ParquetWriter(
         draft,
-        label_schema(labelling.top_k),
+        label_schema(labelling.top_k, width),
         compression="zstd",
         write_page_checksum=True,
         use_dictionary=False,
         column_encoding=_ENCODING,
     ) as writer:
-        for group in _groups(_labelled(teacher, opinion, labelling, positions, wanted)):
+        for group in _groups(rows):
             writer.write_table(group, row_group_size=_ROWS_A_GROUP)
             written += len(group)
             on_progress(written, total)
@@ -165,6 +190,14 @@ def write_segment(
     segment = Segment(labelling, written, int((chosen.stop - chosen.start).sum()))
     segment.save(out)
     return segment
+
+
+@dataclass(frozen=True)
+class KeptStates:
+    """The teacher's states, row for row with the labels, and the head that makes scores of them."""
+
+    states: np.ndarray  # (R, D) float16
+    head: TeacherHead
 
 
 @dataclass(frozen=True)
@@ -176,12 +209,16 @@ class SoftLabels:
     logp: np.ndarray  # (R, K) float16
     lse: np.ndarray  # (R,) float32
     rows: np.ndarray  # (E,) int32: the row of a flat input position, -1 where none is owned
+    states: KeptStates | None = None
 
     @classmethod
-    def open(cls, segments: Sequence[Path], positions: Positions, labelling: Labelling) -> Self:
+    def open(
+        cls, segments: Sequence[Path], positions: Positions, labelling: Labelling, head: TeacherHead | None = None
+    ) -> Self:
         """Join the segments to the positions by what is seen; rows nobody needs are passed over.
 
-        Raises StoreError when a segment is of another labelling or damaged, or when a position has no label.
+        With the `head` of the teacher that labelled the states come along, where they were kept. Raises StoreError when
+        a segment is of another labelling or damaged, or when a position has no label.
         """
         sights, row = np.unique(positions.sight, return_inverse=True)
         rows = np.full(len(positions.histories.items), -1, np.int32)
@@ -189,84 +226,69 @@ class SoftLabels:
         items = np.zeros((len(sights), labelling.top_k), np.int32)
         logp = np.zeros((len(sights), labelling.top_k), np.float16)
         lse = np.full(len(sights), np.nan, np.float32)
+        with_states = head is not None and labelling.states
+        state = np.zeros((len(sights), head.table.shape[1] if head is not None and with_states else 0), np.float16)
+        columns = ["sight", "items", "logp", "lse", *(["state"] if with_states else [])]
         for folder in segments:
-            for part in _parts(folder, labelling, ["sight", "items", "logp", "lse"]):
+            for part in _parts(folder, labelling, columns):
                 sight = part["sight"].to_numpy()
                 at = np.minimum(np.searchsorted(sights, sight), len(sights) - 1)
                 hit = sights[at] == sight
                 items[at[hit]] = _matrix(part["items"])[hit]
                 logp[at[hit]] = _matrix(part["logp"])[hit]
                 lse[at[hit]] = part["lse"].to_numpy()[hit]
+                if with_states:
+                    state[at[hit]] = _matrix(part["state"])[hit]
         _require_all(np.isnan(lse)[row], positions)
-        return cls(labelling, items, logp, lse, rows)
+        kept = KeptStates(state, head) if head is not None and with_states else None
+        return cls(labelling, items, logp, lse, rows, kept)
 
     def at(self, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Codes (P, k) int32 and log-probabilities (P, k) float16 of the k best, for flat positions (P,)."""
-        row = self.rows[positions.cpu().numpy()]
-        assert row.min(initial=0) >= 0, "a position that is not a training position has no soft label"
+        row = self._row(positions)
         items, logp = (torch.from_numpy(column[:, :k][row]) for column in (self.items, self.logp))
         return items.to(positions.device), logp.to(positions.device)
 
+    def hidden_at(self, batch: Batch, k: int, temperature: float) -> HiddenTargets:
+        """The teacher's states at the positions of a batch, and its logits of the k best. Only where states are kept.
 
-def _labelled(
-    teacher: SequenceModel, opinion: Opinion | None, labelling: Labelling, positions: Positions, wanted: np.ndarray
-) -> Iterator[pa.Table]:
-    """The rows of the wanted positions, a few thousand at a time."""
-    sight = np.zeros(len(positions.histories.items), np.uint64)
-    sight[positions.at] = positions.sight
-    to_label = np.zeros(len(positions.histories.items), bool)
-    to_label[positions.at[wanted]] = True
-    chosen = _windows_of(positions.windows, wanted)
-    rows = max(1, _SCORES_AT_ONCE // labelling.items)
-    teacher.eval()
-    with torch.inference_mode():
-        table = teacher.item_table().float()
-        on = table.device
-        for numbers in chosen.batches(_BATCH_TOKENS, None):
-            batch = Batch.of(positions.histories, chosen, numbers, on)
-            at = batch.positions.cpu().numpy()
-            some = to_label[at]
-            read = batch.items.masked_fill(batch.items > labelling.items, 0)
-            window, end = torch.nonzero(batch.owned)[torch.from_numpy(some).to(on)].unbind(1)
-            states = teacher.states(read, table)[window, end].float()
-            heard = opinion.heard(read, window, end) if opinion else None
-            at = at[some]
-            for first in range(0, len(at), rows):
-                part = slice(first, first + rows)
-                logits = states[part] @ table[1:].T
-                if opinion and heard is not None:
-                    logits = opinion.blended(logits, heard[part])
-                yield _rows(logits, sight[at[part]], labelling.top_k)
+        What the neighbours say is heard again from the items that the batch reads: what was read to label.
+        """
+        assert self.states is not None, "these labels keep no states"
+        head, row = self.states.head, self._row(batch.positions)
+        window, end = torch.nonzero(batch.owned).unbind(1)
+        listed = self.logp[:, :k][row].astype(np.float32) + self.lse[row, None]
+        states, listed_logits = (
+            torch.from_numpy(column).to(batch.positions.device)
+            for column in (self.states.states[row].astype(np.float32), listed)
+        )
+        return HiddenTargets(states, head, head.heard(batch.items, window, end), listed_logits, temperature)
+
+    def _row(self, positions: Tensor) -> np.ndarray:
+        row: np.ndarray = self.rows[positions.cpu().numpy()]
+        assert row.min(initial=0) >= 0, "a position that is not a training position has no soft label"
+        return row
 
 
-def _rows(logits: Tensor, sight: np.ndarray, k: int) -> pa.Table:
-    """The rows of P positions with these logits (P, V)."""
-    lse = torch.logsumexp(logits, 1)
+def _rows(reading: Reading, sight: np.ndarray, k: int, width: int) -> pa.Table:
+    """The rows of P positions, each with its state where that has a width."""
+    lse = torch.logsumexp(reading.logits, 1)
     if not torch.isfinite(lse).all():
         raise TrainingError("the teacher's scores are not numbers", mend="Train it at a lower rate.")
-    codes, best = _best(logits, k)
-    logp = (best - lse[:, None]).half().cpu().numpy()
-    schema = label_schema(k)
-    columns = [
-        pa.array(sight),
-        pa.FixedSizeListArray.from_arrays(pa.array(codes.cpu().numpy().astype(np.int32).ravel()), k),
-        pa.FixedSizeListArray.from_arrays(pa.array(logp.ravel()), k),
-        pa.array(lse.cpu().numpy()),
-    ]
+    codes, best = best_items(reading.logits, k)
+    columns = [pa.array(sight), _lists(codes.int()), _lists((best - lse[:, None]).half()), pa.array(lse.cpu().numpy())]
+    if width:
+        state = reading.states.half()
+        if not torch.isfinite(state).all():
+            raise TrainingError("the teacher's states do not fit half precision", mend="Set labels.states to false.")
+        columns.append(_lists(state))
+    schema = label_schema(k, width)
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
-def _best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Codes (P, k) and logits (P, k) of the k largest of each row of (P, V), ties by the lower code."""
-    values, at = torch.topk(logits, min(k + 1, logits.shape[1]), 1)
-    at = at[:, :k]
-    if values.shape[1] > k:
-        # topk takes any of several equals: where the first left out equals the last kept, sort the whole row.
-        tied = torch.nonzero(values[:, k] == values[:, k - 1])[:, 0]
-        at[tied] = torch.sort(logits[tied], dim=1, descending=True, stable=True)[1][:, :k]
-    at = torch.sort(at, dim=1)[0]
-    values, order = torch.sort(logits.gather(1, at), dim=1, descending=True, stable=True)
-    return at.gather(1, order) + 1, values
+def _lists(matrix: Tensor) -> pa.FixedSizeListArray:
+    """A column of the rows of (P, K)."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.cpu().numpy().ravel()), matrix.shape[1])
 
 
 def _groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:

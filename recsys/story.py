@@ -72,6 +72,7 @@ class TrialRow:
     seconds: float | None
     best: bool
     curve: tuple[CurvePoint, ...] = ()
+    temperature: float = 1.0
 
     @property
     def undistilled(self) -> bool:

@@ -56,6 +56,7 @@ class Recipe:
     width: int  # D
     weight: float  # a, of the soft label; 0: not distilled
     k: int  # soft labels used; 0: none
+    temperature: float = 1.0  # T, of the loss hidden; 1 of all others
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Course:
             lessons.histories,
             lessons.length,
             Schedule(epochs, rate, order.seed),
-            Distillation(lessons.labels, recipe.weight, recipe.k, self.config.loss),
+            Distillation(lessons.labels, recipe.weight, recipe.k, self.config.loss, temperature=recipe.temperature),
             _validator(student, lessons.validation),
             on_epoch=hear,
         )

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 from tasks.adapters.sweep import Broom, Freed, sweep
 from tasks.keeping import kept, score_folders
 from tasks.last_night import HEAD

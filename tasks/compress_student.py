@@ -73,7 +73,13 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
     )
     recovery = Recovery(
         histories=opened.histories,
-        objective=Distillation(open_labels(at, opened, labels), student.weight, student.k, config.search.loss),
+        objective=Distillation(
+            open_labels(at, opened, labels),
+            student.weight,
+            student.k,
+            config.search.loss,
+            temperature=student.temperature,
+        ),
         learning_rate=config.search.learning_rate,
         validation=opened.validation_cases(),
         seed=config.search.seed,

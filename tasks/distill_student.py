@@ -84,7 +84,13 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
             f"the neighbours' share is {_weight(at, stored.digest):.1f}"
         )
         return StudentRef.of(
-            stored, width=best["width"], weight=best["weight"], k=best["k"], trials=len(trials), cut_short=cut
+            stored,
+            width=best["width"],
+            weight=best["weight"],
+            k=best["k"],
+            temperature=best["temperature"],
+            trials=len(trials),
+            cut_short=cut,
         )
 
 
@@ -148,9 +154,8 @@ def _search(at: Step, opened: Dataset, labels: LabelsRef, warm: Parent | None, s
 def _record(at: Step, trial: Trial) -> None:
     """One child run a trial, with its parameters and its curve."""
     run_id = at.tracking.start_child(at.night.run_id, f"trial {trial.number}", {"recsys.state": trial.state})
-    at.tracking.log_params(
-        run_id, {"width": str(trial.width), "distillation_weight": str(trial.weight), "k": str(trial.k)}
-    )
+    recipe = {"width": trial.width, "distillation_weight": trial.weight, "k": trial.k, "temperature": trial.temperature}
+    at.tracking.log_params(run_id, {name: str(value) for name, value in recipe.items()})
     for epoch in trial.epochs:
         metrics = {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}
         at.tracking.log_metrics(run_id, metrics, step=epoch.number)

@@ -20,7 +20,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel, ConfigDict
 
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 from tasks.night import TASK_OPTIONS
 from tasks.workshop import Workshop
 

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict
 
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 from recsys.wording import count, literal, plain, size
 from tasks.announce import announce
 from tasks.approval import expire_waiting

@@ -31,7 +31,7 @@ _GOES_ON_WITH: Mapping[str, frozenset[str]] = {
 """By step, the parents that are kept whole with an object."""
 
 _TAGS = ("recsys.digest", "recsys.artifact", "recsys.verdict", "recsys.dataset", "recsys.teacher", "recsys.student")
-_SHELF = re.compile(r"labels-([0-9a-f]{64})-\d+\Z")
+_SHELF = re.compile(r"labels-([0-9a-f]{64})-\d+(-states)?(-8bit)?\Z")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ import json
 
 from recsys.config import LabelsConfig
 from recsys.dataset import Build, Dataset
+from recsys.labeller import labeller
+from recsys.losses import HIDDEN
 from recsys.soft_labels import Labelling, Positions, SoftLabels
+from recsys.teacher_scores import TeacherHead
 from recsys.teachers import BlendedTeacher, load_teacher
 from tasks.adapters.store import Store
 from tasks.night import Step
@@ -33,10 +36,14 @@ def labelling_of(teacher: TeacherRef, dataset: Dataset, config: LabelsConfig) ->
 
 
 def open_labels(at: Step, dataset: Dataset, labels: LabelsRef) -> SoftLabels:
-    """The labels of a dataset's training positions, joined from their segments."""
-    config = at.night.config
+    """The labels of a dataset's training positions, joined from their segments; with states where the loss wants them."""
+    config, head = at.night.config, None
+    if config.search.loss == HIDDEN:
+        labelled = labeller(open_teacher(at.store, labels.teacher), config.labels.teacher_bits)
+        head = TeacherHead.of(labelled.model, labelled.opinion)
     return SoftLabels.open(
         [at.store.open(segment.step, segment.digest) for segment in labels.segments],
         Positions.of(dataset.histories, config.data.history_length),
         labelling_of(labels.teacher, dataset, config.labels),
+        head,
     )

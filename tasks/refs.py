@@ -97,6 +97,7 @@ class StudentRef(Ref):
     width: int
     weight: float  # of the soft labels; 0 when the undistilled student was best
     k: int
+    temperature: float
     trials: int
     cut_short: str = ""  # how far the search got, when the time budget ended it
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from flows.cli.home import HomeOption, open_home
 from flows.cli.tables import plain_table
 from recsys import wording
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 
 
 def command(

@@ -37,7 +37,7 @@ from pathlib import Path
 from tasks.adapters.settings import Settings
 Settings.from_environment(Path(sys.argv[1])).prepare().export()
 from flows.housekeeping import housekeeping
-from recsys.config import RetentionConfig
+from recsys.retention import RetentionConfig
 print(housekeeping(RetentionConfig(nights=1, days=0, runs_days=30)).model_dump_json())
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys.config import SoftLossName
-from recsys.losses import Distillation, Targets, exact, sampled
+from recsys.losses import HIDDEN, Distillation, Targets, exact, sampled
 from recsys.soft_labels import Labelling, SoftLabels
 from recsys.soft_losses import DRAWS, SOFT_LOSSES, SoftTargets
 from recsys.training import Batch
@@ -84,7 +84,7 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def test_every_choice_of_the_form_is_a_loss():
-    assert get_args(SoftLossName) == tuple(LOSSES)
+    assert get_args(SoftLossName) == (*LOSSES, HIDDEN)
 
 
 @pytest.mark.parametrize("chunk_bytes", [8 * N * 2, 1 << 20])

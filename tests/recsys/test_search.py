@@ -22,6 +22,7 @@ from recsys.search import Search, SearchPlace, search
 from recsys.sequence_model import ranking_validator
 from recsys.soft_labels import Labelling, Positions, SoftLabels, write_segment
 from recsys.student import WEIGHTS, Student, grow
+from recsys.teacher_scores import TeacherHead
 from recsys.training import Epoch, HardLabels, Schedule, fit
 from recsys.trial import Lessons, Parent
 
@@ -49,15 +50,17 @@ def shop() -> tuple[Histories, Cases]:
     return histories, Cases(np.arange(USERS), known, [row[-1:].astype(np.int32) for row in items], False)
 
 
-def lessons_in(folder: Path, items: int = ITEMS) -> Lessons:
+def lessons_in(folder: Path, items: int = ITEMS, *, states: bool = False) -> Lessons:
     """Lessons whose labels, by a small trained teacher that knows ITEMS items, are kept in `folder`."""
     histories, validation = shop()
     teacher = Student.untrained(DecoderShape.of(ITEMS, 16, 1, LENGTH), 0.1, seed=0)
     fit(teacher, histories, LENGTH, Schedule(3, 1e-2, 0, 128), HardLabels(), ranking_validator(teacher, validation))
-    labelling = Labelling.of("teacher", ITEMS, [str(i) for i in range(ITEMS)], LabelsConfig(top_k=20))
+    config = LabelsConfig(top_k=20, states=states)
+    labelling = Labelling.of("teacher", ITEMS, [str(i) for i in range(ITEMS)], config)
     positions = Positions.of(histories, LENGTH)
     write_segment(teacher, labelling, positions, [], folder)
-    return Lessons(histories, items, LENGTH, SoftLabels.open([folder], positions, labelling), validation)
+    labels = SoftLabels.open([folder], positions, labelling, TeacherHead.of(teacher) if states else None)
+    return Lessons(histories, items, LENGTH, labels, validation)
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +320,18 @@ def test_the_loss_of_the_configuration_is_what_distilled_trials_learn_from(undis
     ]
     ends = [each.trials[1].epochs[-1].loss for each in (found, other, *ranks)]
     assert len(set(ends)) == 4
+
+
+def test_the_loss_that_sees_the_whole_distribution_is_tried_at_several_temperatures(undisturbed, lessons, tmp_path):
+    config = CONFIG.model_copy(update={"loss": "hidden", "epochs": 1})
+    found = search(lessons_in(tmp_path / "labels", states=True), config, place_in(tmp_path), workers=2)
+    first, second, *rest = (trial.temperature for trial in found.trials)
+    assert (first, second) == (1.0, 1.0)
+    assert all(1 < temperature < 4 for temperature in rest)
+    assert len(set(rest)) == 2
+    assert {trial.temperature for trial in undisturbed[0].trials} == {1.0}, "other losses have no choice"
+    with pytest.raises(ConfigError, match="the soft labels keep none"):
+        search(lessons, config, place_in(tmp_path / "without"))
 
 
 def test_labels_with_few_items_leave_no_choice_of_k(lessons, tmp_path):

@@ -11,8 +11,10 @@ import torch
 
 from recsys.config import LabelsConfig
 from recsys.decoder import Decoder, DecoderShape
+from recsys.ensemble import Ensemble
 from recsys.errors import StoreError, TrainingError
 from recsys.histories import Histories
+from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.soft_labels import (
     LABELS,
     SEGMENT,
@@ -25,6 +27,9 @@ from recsys.soft_labels import (
     prefix_digest,
     write_segment,
 )
+from recsys.teacher import Teacher
+from recsys.teacher_scores import TeacherHead
+from recsys.training import Batch
 
 ITEMS, LENGTH, K = 30, 8, 5
 IDS = [f"item-{i}" for i in range(ITEMS)]
@@ -154,7 +159,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, users, teacher, labelling
 
 def test_row_groups_are_written_as_they_are_computed(tmp_path, users, teacher, labelling, monkeypatch):
     monkeypatch.setattr("recsys.soft_labels._ROWS_A_GROUP", 64)
-    monkeypatch.setattr("recsys.soft_labels._BATCH_TOKENS", 64)
+    monkeypatch.setattr("recsys.teacher_scores.BATCH_TOKENS", 64)
     positions = Positions.of(histories_of(users), LENGTH)
     heard: list[tuple[int, int]] = []
     segment = write_segment(teacher, labelling, positions, [], tmp_path, lambda *progress: heard.append(progress))
@@ -210,6 +215,8 @@ def test_fewer_items_than_k_are_all_kept(tmp_path):
         ({"top_k": 4}, "top_k is 5, 4 was expected"),
         ({"catalog": "other"}, "catalog is"),
         ({"items": 29}, "items is 30, 29"),
+        ({"states": True}, "states is False, True was expected"),
+        ({"teacher_bits": 8}, "teacher_bits is 32, 8 was expected"),
     ],
 )
 def test_labels_of_another_labelling_are_refused_by_reader_and_writer(
@@ -269,3 +276,63 @@ def test_a_teacher_that_is_not_a_number_is_refused(tmp_path, users, teacher, lab
 def test_the_file_has_the_stated_columns(tmp_path, users, teacher, labelling):
     write_segment(teacher, labelling, Positions.of(histories_of(users), LENGTH), [], tmp_path)
     assert pq.read_schema(tmp_path / LABELS).remove_metadata() == label_schema(K)
+
+
+def with_states(tmp_path, users, blended: bool) -> tuple[SoftLabels, Positions]:
+    """Labels with states of an ensemble that does not know the last items, opened with its head."""
+    knows = ITEMS - 4
+    torch.manual_seed(0)
+    model = Ensemble([Teacher(DecoderShape.of(knows, width, 1, LENGTH), None, 0.3) for width in (8, 16)])
+    histories = histories_of(users)
+    opinion = None
+    if blended:
+        opinion = Opinion(Neighbourhood.of_training(histories_of(known(users, knows)), knows, 4, 5), 0.4)
+    labelling = Labelling.of("teacher-1", knows, IDS, LabelsConfig(top_k=K, states=True))
+    positions = Positions.of(histories, LENGTH)
+    write_segment(model, labelling, positions, [], tmp_path, opinion=opinion)
+    return SoftLabels.open([tmp_path], positions, labelling, TeacherHead.of(model, opinion)), positions
+
+
+def known(users: list[list[int]], knows: int) -> list[list[int]]:
+    return [[min(item, knows) for item in items] for items in users]
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_kept_states_make_the_stored_distribution_again_from_what_a_batch_reads(tmp_path, users, blended):
+    labels, positions = with_states(tmp_path, users, blended)
+    assert pq.read_schema(tmp_path / LABELS).remove_metadata() == label_schema(K, 24)
+    seen = 0
+    for numbers in positions.windows.batches(100, np.random.default_rng(2)):
+        batch = Batch.of(positions.histories, positions.windows, numbers, torch.device("cpu"))
+        items, logp = labels.at(batch.positions, K)
+        hidden = labels.hidden_at(batch, K, 1.0)
+        made = torch.log_softmax(hidden.logits(), 1).gather(1, items.long() - 1)
+        assert hidden.logits().shape[1] == ITEMS - 4
+        torch.testing.assert_close(made, logp.float(), atol=8e-3, rtol=0)
+        torch.testing.assert_close(hidden.listed, hidden.logits().gather(1, items.long() - 1), atol=8e-3, rtol=0)
+        seen += len(items)
+    assert seen == len(positions.at)
+
+
+def test_states_stay_on_the_disk_where_nobody_asks_for_them(tmp_path, users):
+    labels, positions = with_states(tmp_path, users, blended=False)
+    without = SoftLabels.open([tmp_path], positions, labels.labelling)
+    assert without.states is None
+    np.testing.assert_array_equal(without.items, labels.items)
+
+
+def test_without_states_and_rounding_a_segment_says_what_it_always_did(tmp_path, users, teacher, labelling):
+    positions = Positions.of(histories_of(users), LENGTH)
+    write_segment(teacher, labelling, positions, [], tmp_path)
+    said = json.loads((tmp_path / SEGMENT).read_text())["labelling"]
+    assert sorted(said) == ["catalog", "items", "teacher", "top_k"]
+    assert "state" not in pq.read_schema(tmp_path / LABELS).names
+
+
+def test_states_that_do_not_fit_half_precision_are_refused(tmp_path, users, teacher, labelling):
+    with torch.no_grad():
+        teacher.norm.weight[0] = 1e6
+        teacher.table.weight[:] *= 1e-6
+    kept = dataclasses.replace(labelling, states=True)
+    with pytest.raises(TrainingError, match="half precision"):
+        write_segment(teacher, kept, Positions.of(histories_of(users), LENGTH), [], tmp_path)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import RetentionConfig
 from recsys.errors import RegistryError
+from recsys.retention import RetentionConfig
 from tasks.adapters.ledger import Entry
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.store import Recipe, Store
