@@ -38,8 +38,11 @@ class CsvBatch:
 def header(file: Path) -> list[str]:
     """The column names. Raises DataError when the first line cannot be a header."""
     with file.open("rb") as stream:
-        raw = stream.readline(_LONGEST_LINE).removeprefix(_BOM)
+        raw = stream.readline(_LONGEST_LINE + 1).removeprefix(_BOM)
     where = f"{file.name}, line 1"
+    if len(raw) > _LONGEST_LINE:
+        mend = "The first line names the columns; end it with LF or CRLF."
+        raise DataError(f"the header is longer than {_LONGEST_LINE:,} bytes", where=where, mend=mend)
     try:
         text = raw.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:

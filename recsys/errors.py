@@ -13,6 +13,12 @@ RecsysError
 └── ArtifactError         a published model is not what its manifest says; refused before parsing
 """
 
+import unicodedata
+
+_LONGEST = 900
+"""Characters of each of the three parts of a message: what a file or a command line holds may be a megabyte."""
+_JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji are spelt with them
+
 
 class RecsysError(Exception):
     """Something is wrong. `str()` of it is the whole message for the user."""
@@ -21,6 +27,7 @@ class RecsysError(Exception):
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         """`what` is a clause without a full stop; `where` names file, column, row or knob; `mend` is a sentence."""
+        what, where, mend = _line(what), _line(where), _line(mend)
         self.what, self.where, self.mend = what, where, mend
         place = f" ({where})" if where else ""
         advice = f" {mend}" if mend else ""
@@ -67,3 +74,16 @@ class ArtifactError(RecsysError):
 
 class RegistryError(InputError):
     """The registry cannot be reached, lacks what was asked for, or contradicts its ledger."""
+
+
+def _line(text: str) -> str:
+    """One line fit for any terminal and log: what could steer them is escaped, what is too long loses its middle."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 200]} ... {text[-150:]}"
+    text = "".join(" " if character in "\r\n\t" else _shown(character) for character in text)
+    return text.strip(" ")
+
+
+def _shown(character: str) -> str:
+    steers = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
+    return character.encode("unicode_escape").decode() if steers else character

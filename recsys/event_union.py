@@ -100,9 +100,11 @@ class EventUnion:
 
     def keep(self, config: EventsConfig, as_of: int, exclude_repeats: bool) -> Losses:
         """Fills `kept` with the events before `as_of` that count; says how many were set aside and why."""
-        self._run("CREATE TABLE weights (event VARCHAR, weight FLOAT)")
-        for event, weight in sorted(config.event_weights.items()):
-            self._run("INSERT INTO weights VALUES (?, ?)", [event, weight])
+        events = sorted(config.event_weights)
+        weights = pa.array([config.event_weights[event] for event in events], pa.float32())
+        self._sql.register("weighed", pa.table({"event": pa.array(events, pa.string()), "weight": weights}))
+        self._run("CREATE TABLE weights AS SELECT * FROM weighed")
+        self._sql.unregister("weighed")
         self._run("""
             CREATE TABLE kinds AS
             SELECT event, (row_number() OVER (ORDER BY event NULLS FIRST))::INTEGER AS kind,

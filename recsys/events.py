@@ -182,9 +182,7 @@ class _Reader:
         )
 
     def _notes(self) -> list[str]:
-        notes = []
-        if self._rows.ignored:
-            notes.append(f"columns ignored: {', '.join(self._rows.ignored)}")
+        notes = self._rows.notes()
         if self._without_zone:
             notes.append(f"{self._without_zone:,} times have no zone and are read as UTC")
         if not self._lines:

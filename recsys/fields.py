@@ -144,11 +144,16 @@ def read_texts(column: pa.Array) -> TextField:
 
 
 def readable(column: pa.Array) -> list[object]:
-    """The values as Python objects, for a quarantine record; text as bytes where some of it is not UTF-8."""
+    """The values as Python objects, for a quarantine record.
+
+    Texts as bytes where some of them are not UTF-8; times as the numbers they are stored as where Python's calendar or
+    its time zones do not hold them.
+    """
     try:
         return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return list(column.cast(pa.binary()).to_pylist())
+    except (ValueError, OverflowError, KeyError):
+        stored = pa.binary() if _is_text(column.type) else pa.int32() if types.is_date32(column.type) else pa.int64()
+        return list(column.cast(stored).to_pylist())
 
 
 def _decoded(raw: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -191,7 +196,10 @@ def read_times(column: pa.Array, not_after: int) -> TimeField:
     missing = _true(column.is_null())
     without_zone, integers = 0, np.empty(0, np.int64)
     if types.is_integer(column.type):
-        seconds = np.minimum(_integers(column, 0), np.iinfo(np.int64).max).astype(np.int64)
+        seconds = _integers(column, 0)
+        if types.is_uint64(column.type):
+            seconds = np.minimum(seconds, np.uint64(np.iinfo(np.int64).max))
+        seconds = seconds.astype(np.int64)
         integers = seconds[~missing]
     elif types.is_date(column.type) or types.is_timestamp(column.type):
         stamps = column.cast(pa.timestamp("ms")) if types.is_date(column.type) else column

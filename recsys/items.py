@@ -75,14 +75,13 @@ def validate_items(file: Path, out: Path, columns: Mapping[str, str], max_quaran
         kept, duplicates = _without_doubles(table, quarantine)
         quarantine.verify_share(lines, max_quarantined)
         accepted.write(kept.select(ITEMS.names).cast(ITEMS))
-    notes = (f"columns ignored: {', '.join(rows.ignored)}",) if rows.ignored else ()
     if lines != len(kept) + duplicates + quarantine.rows:
         raise DataError(
             f"{lines} rows are not {len(kept)} accepted, {duplicates} doubled and {quarantine.rows} quarantined",
             where=file.name,
         )
     counts = dict(sorted(quarantine.counts.items()))
-    validation = ItemsValidation(file.name, lines, len(kept), duplicates, quarantine.rows, counts, notes)
+    validation = ItemsValidation(file.name, lines, len(kept), duplicates, quarantine.rows, counts, tuple(rows.notes()))
     draft = out / "validation.json.part"
     draft.write_text(json.dumps(validation.as_json(), sort_keys=True, indent=1, allow_nan=False))
     draft.rename(out / "validation.json")

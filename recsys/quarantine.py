@@ -77,15 +77,13 @@ class Quarantine:
 
     def add_lines(self, broken: list[BrokenLine]) -> None:
         """CSV lines that are no rows."""
-        rows = np.array([line.line for line in broken], np.int64)
-        self._write(rows, [None] * len(broken), [line.rule for line in broken], [line.what for line in broken])
+        rows, rules = (np.array(each, np.int64) for each in ([x.line for x in broken], [x.rule for x in broken]))
+        self._write(rows, None, rules, [line.what for line in broken])
 
     def add(self, refusals: Refusals) -> None:
         """Rows refused for one column."""
-        rules = [Rule(rule) for rule in refusals.rules]
-        values = refusals.values
-        texts = [None] * len(rules) if values is None else [repr(value)[:_LONGEST_VALUE] for value in values]
-        self._write(refusals.rows, [refusals.column] * len(rules), rules, texts)
+        texts = None if refusals.values is None else [repr(value)[:_LONGEST_VALUE] for value in refusals.values]
+        self._write(refusals.rows, refusals.column, refusals.rules, texts)
 
     @property
     def rows(self) -> int:
@@ -103,14 +101,22 @@ class Quarantine:
                 mend="Mend the rows, or raise events.max_quarantined if they may be left out.",
             )
 
-    def _write(
-        self, rows: np.ndarray, columns: Sequence[str | None], rules: Sequence[Rule], values: Sequence[str | None]
-    ) -> None:
-        names = [f"{column} {rule.word}" if column else rule.word for column, rule in zip(columns, rules, strict=True)]
-        self.counts.update(names)
-        self.by_rule.update(rules)
-        for row, name in list(zip(rows, names, strict=True))[: _EXAMPLES - len(self.examples)]:
-            self.examples.append(f"row {row} {name}")
-        arrays = [[self.file] * len(rows), rows, columns, [rule.word for rule in rules], values]
-        arrays = [pa.array(values, kind) for values, kind in zip(arrays, SCHEMA.types, strict=True)]
+    def _write(self, rows: np.ndarray, column: str | None, rules: np.ndarray, values: Sequence[str] | None) -> None:
+        if not len(rows):
+            return
+        kinds, places = np.unique(rules, return_inverse=True)
+        words = [Rule(kind).word for kind in kinds]
+        names = [f"{column} {word}" if column else word for word in words]
+        numbers = np.bincount(places).tolist()
+        self.counts.update(dict(zip(names, numbers, strict=True)))
+        self.by_rule.update({Rule(kind): number for kind, number in zip(kinds, numbers, strict=True)})
+        for row, place in zip(rows[: _EXAMPLES - len(self.examples)], places, strict=False):
+            self.examples.append(f"row {row} {names[place]}")
+        arrays = [
+            pa.repeat(self.file, len(rows)),
+            pa.array(rows),
+            pa.repeat(pa.scalar(column, pa.string()), len(rows)),
+            pa.array(words, pa.string()).take(pa.array(places)),
+            pa.nulls(len(rows), pa.string()) if values is None else pa.array(values, pa.string()),
+        ]
         self.draft.write(pa.Table.from_arrays(arrays, schema=SCHEMA))

@@ -49,15 +49,21 @@ def _overridden(kind: type[Whole], sections: dict[str, Any], overrides: Iterable
 
 def _split(override: str) -> tuple[str, str, Any]:
     name, equals, text = override.partition("=")
-    section, dot, knob = name.strip().partition(".")
+    section, dot, knob = name.partition(".")
+    section, knob = section.strip(), knob.strip()
     if not (equals and dot and section and knob):
         raise ConfigError(
             f"{override!r} is not of the form section.knob=value", where="--set", mend="Write --set search.trials=8."
         )
     try:
-        return section, knob, json.loads(text)
-    except json.JSONDecodeError:
-        return section, knob, text
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON; more digits than Python reads; too deep
+        value = text
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise ConfigError("the value is no text", where=f"--set {override}", mend="Write UTF-8.") from error
+    return section, knob, value
 
 
 def _require(name: str, known: Iterable[str], kind: str, *, where: str, prefix: str = "") -> None:

@@ -1,21 +1,18 @@
 """A Parquet or CSV file as batches of the columns asked for. What is wrong with a whole file is said here."""
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from recsys import csv_rows
+from recsys import csv_rows, parquet_rows
 from recsys.csv_rows import BrokenLine
 from recsys.errors import DataError
 
-_BATCH_ROWS = 1 << 18
-_BATCH_BYTES = 64 << 20
-_MAGIC = b"PAR1"
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "rating", "title", "category", "description")
 """Every column of ours, of events and of items: one `renamed` may serve both kinds of file."""
 
@@ -65,15 +62,23 @@ class RowFile:
         ignored = tuple(name for name in found if name not in names.values())
         rows = cls(file, names, ignored, _is_csv(file))
         if not rows.is_csv:
-            types = _parquet(file).schema_arrow.types
+            kinds = parquet_rows.opened(file).schema_arrow.types
             for column in columns:
                 if column.name in names:
-                    column.accept(types[found.index(names[column.name])], rows.where(column.name))
+                    column.accept(kinds[found.index(names[column.name])], rows.where(column.name))
         return rows
 
     def batches(self) -> Iterator[RowBatch]:
         """All rows, in order, in bounded memory. Raises DataError when the file turns out to be damaged."""
         yield from self._csv_batches() if self.is_csv else self._parquet_batches()
+
+    def notes(self) -> list[str]:
+        """What was passed over, for whoever reads the report."""
+        if not self.ignored:
+            return []
+        shown = ", ".join(name[:60] for name in self.ignored[:50])
+        more = f" and {len(self.ignored) - 50:,} more" if len(self.ignored) > 50 else ""
+        return [f"columns ignored: {shown}{more}"]
 
     def where(self, column: str) -> str:
         """The place of one of our columns, for an error message."""
@@ -85,27 +90,25 @@ class RowFile:
             yield RowBatch(batch.lines, columns, batch.broken)
 
     def _parquet_batches(self) -> Iterator[RowBatch]:
-        parquet = _parquet(self.file)
         done = 0
-        try:
-            for batch in parquet.iter_batches(_batch_rows(parquet), columns=list(self.names.values())):
-                numbers = np.arange(done + 1, done + 1 + batch.num_rows)
-                done += batch.num_rows
-                columns = {name: _plain(batch.column(theirs)) for name, theirs in self.names.items()}
-                yield RowBatch(numbers, columns, [])
-        except (OSError, pa.ArrowException) as error:
-            where = f"{self.file.name}, after row {done}"
-            raise DataError(f"the file is damaged: {error}", where=where, mend="Deliver it again.") from error
-        if done != parquet.metadata.num_rows:
-            raise DataError(f"{parquet.metadata.num_rows} rows are announced, {done} came", where=self.file.name)
+        for table in parquet_rows.batches(self.file, list(self.names.values())):
+            numbers = np.arange(done + 1, done + 1 + len(table))
+            done += len(table)
+            columns = {name: table[theirs].combine_chunks() for name, theirs in self.names.items()}
+            yield RowBatch(numbers, columns, [])
 
 
 def input_files(path: Path) -> list[Path]:
     """The Parquet or CSV file at `path`, or those of a folder by name. DataError when there is none."""
-    if not path.is_dir():
-        _require_file(path)
-        return [path]
-    files = sorted(file for file in path.iterdir() if _is_input(file) and file.is_file())
+    try:
+        if not path.is_dir():
+            _require_file(path)
+            return [path]
+        files = sorted(file for file in path.iterdir() if _is_input(file) and file.is_file())
+    except OSError as error:
+        raise DataError(
+            f"the path cannot be read: {error.strerror}", where=str(path), mend="Check the path and its mode."
+        ) from error
     if not files:
         raise DataError(
             "the folder has no .parquet or .csv file", where=str(path), mend="Name the events' folder or file."
@@ -116,7 +119,7 @@ def input_files(path: Path) -> list[Path]:
 def column_names(file: Path) -> list[str]:
     """The names of a file's columns. Raises DataError when it has none that can be read."""
     _require_file(file)
-    return csv_rows.header(file) if _is_csv(file) else list(_parquet(file).schema_arrow.names)
+    return csv_rows.header(file) if _is_csv(file) else list(parquet_rows.opened(file).schema_arrow.names)
 
 
 def _is_csv(file: Path) -> bool:
@@ -130,6 +133,10 @@ def _is_input(file: Path) -> bool:
 def _require_file(file: Path) -> None:
     if not file.exists():
         raise DataError("the file does not exist", where=str(file), mend="Check the path.")
+    if not file.is_file():
+        raise DataError("this is no file", where=str(file), mend="Name a Parquet or CSV file, or a folder of them.")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in file.name):
+        raise DataError("the file's name holds what is no text", where=file.name, mend="Rename it.")
     if file.suffix.lower() not in (".parquet", ".csv"):
         raise DataError(
             "only .parquet and .csv files are read", where=file.name, mend="Convert the file, or rename it."
@@ -144,37 +151,6 @@ def _require_file(file: Path) -> None:
         ) from error
 
 
-def _parquet(file: Path) -> pq.ParquetFile:
-    with file.open("rb") as stream:
-        starts_well = stream.read(4) == _MAGIC
-    try:
-        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False, buffer_size=1 << 20)
-    except (OSError, pa.ArrowException) as error:
-        if starts_well:
-            raise DataError(
-                "the Parquet file is cut short or damaged", where=file.name, mend="Deliver it again."
-            ) from error
-        mend = "Check how it was written, or name it .csv if it is one."
-        raise DataError("the file is not Parquet", where=file.name, mend=mend) from error
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """The same values, but neither as a dictionary nor as views."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
-        column = column.cast(pa.binary())
-    return column
-
-
-def _batch_rows(parquet: pq.ParquetFile) -> int:
-    """Fewer rows a batch where rows are long, so that a batch stays near 64 MiB."""
-    metadata = parquet.metadata
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
-    return int(min(_BATCH_ROWS, max(1024, _BATCH_BYTES // max(1, row_bytes))))
-
-
 def _matched(
     file: Path, found: list[str], columns: tuple[Column, ...], renamed: Mapping[str, str]
 ) -> Mapping[str, str]:
@@ -187,6 +163,10 @@ def _matched(
             mend = f"The file has {_listed(found)}."
             raise DataError(f"column {theirs}, given as {name}, is missing", where=file.name, mend=mend)
     names = {name: renamed.get(name, name) for name in ours}
+    twice = [theirs for name, theirs in names.items() if name in renamed and list(names.values()).count(theirs) > 1]
+    if twice:
+        mend = "Give each of ours a column of its own."
+        raise DataError(f"the column {twice[0]} would be read as two of ours", where=file.name, mend=mend)
     doubled = [theirs for theirs in names.values() if found.count(theirs) > 1]
     if doubled:
         raise DataError(f"the column {doubled[0]} occurs twice", where=file.name, mend="Rename or drop one.")

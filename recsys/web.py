@@ -214,7 +214,7 @@ class _Bounded:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         told = dict(scope["headers"]).get(b"content-length", b"0")
-        if told.isdigit() and int(told) > LARGEST_BODY:
+        if told.isdigit() and (len(told) > _MOST_DIGITS or int(told) > LARGEST_BODY):
             return await _too_large()(scope, receive, send)
         received = 0
 
@@ -229,6 +229,7 @@ class _Bounded:
         return await self.app(scope, counted, send)
 
 
+_MOST_DIGITS = 18
 _TOO_LARGE = f"the request is larger than {LARGEST_BODY:,} bytes"
 
 
