@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+INITIAL = 0.02
+"""Deviation of what item vectors and positions begin with (docs/decisions/0016-small-beginnings.md)."""
+
 
 @dataclass(frozen=True)
 class DecoderShape:
@@ -95,8 +98,9 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(shape.width)
         self.dropout = Dropout(dropout)
-        nn.init.normal_(self.table.weight, std=shape.width**-0.5)
-        nn.init.normal_(self.positions, std=0.02)
+        # A rare item is hardly ever trained: what its row begins with is noise that stays in every list.
+        nn.init.normal_(self.table.weight, std=INITIAL)
+        nn.init.normal_(self.positions, std=INITIAL)
         with torch.no_grad():
             self.table.weight[0] = 0
 

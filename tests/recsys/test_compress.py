@@ -52,10 +52,12 @@ def shop(seed: int = 0) -> tuple[Histories, Cases]:
     return histories, cases
 
 
-def trained(epochs: int, blocks: int = 2, heads: int = 1) -> Student:
+def trained(epochs: int, blocks: int = 2, heads: int = 1, rows: float = 1.0) -> Student:
+    """`rows`: how many times as large as usual the item vectors are that it begins with."""
     histories, cases = shop()
     shape = replace(DecoderShape.of(ITEMS, 16, blocks, LENGTH), heads=(heads,) * blocks, head_width=16 // heads)
     student = Student.untrained(shape, 0.1, seed=0)
+    student.table.weight.data *= rows
     fit(student, histories, LENGTH, Schedule(epochs, 1e-2, 0, 512), HardLabels(), ranking_validator(student, cases))
     return student
 
@@ -463,7 +465,7 @@ def test_a_student_with_a_block_less_recovers_and_is_served(student: Student, tm
 
 def outweighed(value: float) -> Student:
     """In four bits it loses much: each row has one value that outweighs the rest."""
-    student, (histories, cases) = trained(2, blocks=1), shop()
+    student, (histories, cases) = trained(2, blocks=1, rows=12.5), shop()
     student.table.weight.data[1:, 0] = value
     fit(student, histories, LENGTH, Schedule(8, 1e-2, 0, 512), HardLabels(), ranking_validator(student, cases))
     return student

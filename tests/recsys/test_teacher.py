@@ -130,10 +130,10 @@ def test_training_is_the_same_to_the_byte_each_time(tmp_path):
 
 def test_text_teaches_what_ids_alone_have_not_yet_learnt():
     histories, cases = _shop()
-    config, heard = CONFIG.model_copy(update={"epochs": 10}), []
+    config, heard = CONFIG.model_copy(update={"epochs": 4}), []
     _, told = fit_teacher(histories, cases, ITEMS, _group_vectors(), config, length=6, on_epoch=heard.append)
     _, untold = fit_teacher(histories, cases, ITEMS, None, config, length=6)
     assert heard == told
     assert told[-1].loss < told[0].loss
     assert told[-1].loss < untold[-1].loss - 0.3
-    assert max(e.validation_ndcg for e in told) > 1.1 * max(e.validation_ndcg for e in untold)
+    assert max(e.validation_ndcg for e in told) > 1.05 * max(e.validation_ndcg for e in untold)
