@@ -36,7 +36,7 @@ $(VENV)/.ready: pyproject.toml $(LOCK)
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 -e '.[flows,minilm,lora,dev]'
+	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 -e '.[flows,minilm,lora,servers,kubernetes,dev]'
 	{ sed -n '/^#/p' $(LOCK); $(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
 	rm -rf $(VENV)-lock

@@ -22,6 +22,8 @@ def mlflow(patient: Patient) -> Finding:
 
 def prefect(patient: Patient) -> Finding:
     """Prefect's: with it go the schedules."""
+    if patient.prefect_is_yours:
+        return well(f"your own Prefect keeps it, at {patient.settings.orchestrator}")
     path = patient.settings.prefect / "prefect.db"
     upgrade = "recsys down; recsys up"  # its server migrates when it starts
     return _examined(patient, "prefect", path, upgrade, "with it went the schedules; recsys up")

@@ -25,9 +25,11 @@ _IN_PREFECT = {
 """Read from the file: it is the same with and without a server, and takes no seconds to ask."""
 
 
-def in_prefect(patient: Patient) -> Finding:
+def in_prefect(patient: Patient) -> Finding | None:
     """Parameters of runs, deployments and schedules, job variables, and Prefect's variables."""
     path: Path = patient.settings.prefect / "prefect.db"
+    if patient.prefect_is_yours:
+        return None  # its database is not ours to read
     if not path.exists():
         return doubtful("Prefect's database is not there", "recsys nightly")
     database = Database(path)

@@ -87,8 +87,18 @@ class Patient:
 
     @cached_property
     def servers(self) -> Mapping[str, str]:
-        """URL by name of the servers of this home that answer."""
-        return self.settings.running()
+        """URL by name of the servers of this home that answer, and of yours that its deployments were applied to."""
+        found = dict(self.settings.running())
+        if self.settings.orchestrator and (self.settings.servers_file.parent / "prefect.yaml").exists():
+            found.setdefault("prefect", self.settings.orchestrator)
+        if self.settings.artifacts is None:
+            found["mlflow"] = self.settings.tracking_uri
+        return found
+
+    @property
+    def prefect_is_yours(self) -> bool:
+        """Whether the environment names a Prefect server that is not this home's, which has a database of its own."""
+        return self.settings.orchestrator not in (None, self.settings.running().get("prefect"))
 
     def about(self, url: str) -> "Operation":
         """What the Prefect server of this home knows, asked once."""

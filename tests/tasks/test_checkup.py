@@ -21,7 +21,7 @@ import pytest
 from recsys import sample
 from recsys.config import MonitorConfig
 from recsys.synthetic import shop
-from tasks import checkup_install, checkup_nights
+from tasks import checkup_databases, checkup_install, checkup_nights, checkup_secrets
 from tasks.adapters.ledger import Entry, Ledger
 from tasks.adapters.manifest import sha256_of
 from tasks.adapters.registry import STUDENT, Registry
@@ -175,6 +175,17 @@ def test_a_server_that_would_unpickle_is_red(settings, value, tone, tmp_path):
         settings.servers_file.unlink()
         server.kill()
         server.wait()
+
+
+def test_a_prefect_of_your_own_keeps_its_own_database(settings, monkeypatch):
+    ours = Patient(settings, MonitorConfig())
+    assert not ours.prefect_is_yours
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example.com:4200/api")
+    yours = Patient(settings, MonitorConfig())
+    assert yours.prefect_is_yours
+    found = checkup_databases.prefect(yours)
+    assert (found.tone, "http://prefect.example.com:4200/api" in found.sentence) == ("green", True)
+    assert checkup_secrets.in_prefect(yours) is None, "nobody reads a database that is not the home's"
 
 
 def free_port() -> int:
