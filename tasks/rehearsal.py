@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
+from tasks.adapters.heads import Value
 from tasks.adapters.store import Recipe, Store, Stored
 from tasks.adapters.tracking import Status, Tracking
 from tasks.night import Night, Step
@@ -87,7 +88,7 @@ class _Frozen(Store):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._heads: dict[str, Mapping[str, Any]] = {}
+        self._remembered: dict[str, Mapping[str, Any]] = {}
 
     def make(self, recipe: Recipe, build: Callable[[Path], object]) -> Stored:
         found = self.find(recipe)
@@ -102,13 +103,18 @@ class _Frozen(Store):
         pass
 
     def head(self, name: str) -> Mapping[str, Any] | None:
-        return self._heads.get(name) or super().head(name)
+        return self._remembered.get(name) or super().head(name)
 
     def set_head(self, name: str, value: Mapping[str, Any]) -> None:
-        self._heads[name] = value
+        self._remembered[name] = value
+
+    def move_head(self, name: str, change: Callable[[Value | None], Value | None]) -> Value | None:
+        if (value := change(self.head(name))) is not None:
+            self._remembered[name] = value
+        return self.head(name)
 
     def once(self, name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._heads.setdefault(name, value)
+        return self._remembered.setdefault(name, value)
 
 
 class _Unrecorded(Tracking):

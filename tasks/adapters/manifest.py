@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from recsys.errors import StoreError
 
+MEASURED = "measured.json"
+"""What differs from run to run (seconds, latencies): kept with the object, not in its digest nor its view."""
+
 
 def canonical(value: object) -> bytes:
     """The one JSON text of a value: sorted keys, ASCII, no blanks, neither NaN nor infinity."""
@@ -89,6 +92,11 @@ class Manifest:
         )
 
     @property
+    def blobs(self) -> Mapping[str, str]:
+        """The name of each file by its sha256, what was measured among them."""
+        return {**{f.sha256: f.name for f in self.files}, **({self.measured: MEASURED} if self.measured else {})}
+
+    @property
     def parent_digests(self) -> tuple[str, ...]:
         """The parents without the roles that some recipes name them by ("teacher <digest>")."""
         return tuple(parent.rsplit(" ", 1)[-1] for parent in self.parents)
@@ -103,17 +111,24 @@ class Manifest:
     def read(cls, path: Path) -> Self | None:
         """The manifest in a file; None when there is no such file; StoreError when it is damaged."""
         try:
-            checked = json.loads(path.read_bytes())
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Self:
+        """The manifest that `to_bytes` wrote; StoreError when it is damaged."""
+        try:
+            checked = json.loads(content)
             fields = checked["manifest"]
             if hashlib.sha256(canonical(fields)).hexdigest() != checked["sha256"]:
                 raise ValueError("checksum")
             files = tuple(File(**f) for f in fields["files"])
             return cls(**{**fields, "files": files, "parents": tuple(fields["parents"])})
-        except FileNotFoundError:
-            return None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 "a manifest of the store is damaged",
-                where=str(path),
+                where=where,
                 mend="Run the same command again: what is damaged is made anew.",
             ) from error

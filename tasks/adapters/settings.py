@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Self
 
 from recsys.errors import ConfigError, HomeError
+from tasks.adapters.address import Address
 from tasks.adapters.disk import put_if_absent
+from tasks.adapters.sharing import CACHES, join
 
 HOME_FORMAT = 1
 """The layout of a home. It goes up when an earlier version would misread what this one writes."""
@@ -39,6 +41,7 @@ class Settings:
     workers: int  # processes that shards are spread over
     shards: int  # a power of two, fixed for a home
     memory_mb: int  # for out-of-core joins and sorts
+    shared: Address | None = None  # the bucket that `store` is the cache of
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Self:
@@ -47,15 +50,18 @@ class Settings:
         shards = _count("SHARDS", 4)
         if shards & (shards - 1):
             raise ConfigError(f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS")
+        place = os.environ.get("RECSYS_STORE") or str(home / "store")
+        shared = Address.from_environment(place) if "://" in place else None
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21  # half of the machine's
         return cls(
             home=home,
-            store=Path(os.environ.get("RECSYS_STORE") or home / "store").expanduser().absolute(),
+            store=home / "cache" / CACHES / shared.folder if shared else Path(place).expanduser().absolute(),
             vault_key=Path(os.environ.get("RECSYS_VAULT_KEY") or home / "vault" / "key").expanduser().absolute(),
             threads=_count("THREADS", len(os.sched_getaffinity(0))),
             workers=_count("WORKERS", 1),
             shards=shards,
             memory_mb=_count("MEMORY_MB", max(512, memory_mb)),
+            shared=shared,
         )
 
     @property
@@ -121,10 +127,11 @@ class Settings:
     def prepare(self) -> Self:
         """Makes the folders, readable by their owner only.
 
-        HomeError when one cannot be written, or a later version of recsys made this home.
+        HomeError when one cannot be written, a later version of recsys made this home, or its shared store cannot be
+        used.
         """
         self._require_known_format()
-        folders = (self.home, self.store, self.temp, self.cache, self.ledger, self.vault, self.vault_key.parent)
+        folders = (self.home, self.cache, self.store, self.temp, self.ledger, self.vault, self.vault_key.parent)
         try:
             for folder in (*folders, self.mlflow / "artifacts", self.prefect, self.servers_file.parent, self.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,6 +153,8 @@ class Settings:
             )
         self._fixed("format", str(HOME_FORMAT))
         self._fix_shards()
+        if self.shared:
+            join(self.store, self.shared, self._door_sample)
         return self
 
     def export(self) -> Self:
@@ -185,7 +194,7 @@ class Settings:
         path = os.environ.get("PATH", os.defpath).split(os.pathsep)
         environment = {
             "RECSYS_HOME": str(self.home),
-            "RECSYS_STORE": str(self.store),
+            "RECSYS_STORE": self.shared.text if self.shared else str(self.store),
             "RECSYS_VAULT_KEY": str(self.vault_key),
             "PREFECT_HOME": str(self.prefect),
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.prefect / 'prefect.db'}",
@@ -238,6 +247,12 @@ class Settings:
             draft.flush()
             put_if_absent(Path(draft.name), path)
         return path.read_text()
+
+    def _door_sample(self) -> str:
+        """A token by which homes of one shared store see that they have one key."""
+        from tasks.adapters.vault import Vault  # brings pyarrow; asked once a home
+
+        return Vault(self.vault, self.vault_key).door.token("recsys store")
 
     def _fix_shards(self) -> None:
         """The first `prepare` of a home decides its number of shards."""

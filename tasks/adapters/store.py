@@ -9,33 +9,34 @@
     leases/      which objects a living process has made or opened (see lease.py): they are not swept
 
 A reader checks sha256 before the first use in a process. A damaged blob is set aside in bad/ as evidence and
-its object is made again. The lock is flock, which the kernel drops with its holder: no lock is ever stale.
+its object is made again. The folder may be the cache of a bucket that several hosts share (see sharing.py): what it
+lacks is brought when it is asked for, and what is made here is named there first.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from recsys.errors import StoreError
-from tasks.adapters.disk import put_if_absent, remove, sync, told, write
+from tasks.adapters.disk import put_if_absent, remove, told, write
+from tasks.adapters.heads import Heads, Value
 from tasks.adapters.lease import LEASES, Lease
-from tasks.adapters.manifest import File, Manifest, Recipe, canonical, sha256_of
+from tasks.adapters.locks import LOCKS, locked
+from tasks.adapters.manifest import MEASURED, File, Manifest, Recipe, canonical, sha256_of
+from tasks.adapters.sharing import shared_by
+from tasks.adapters.views import show
 
 __all__ = ["MEASURED", "File", "Manifest", "Recipe", "Store", "Stored", "canonical", "sha256_of"]
-
-MEASURED = "measured.json"
-"""What differs from run to run (seconds, latencies): kept with the object, not in its digest nor its view."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,18 @@ class Stored:
 
 
 class Store:
-    """Objects under one folder. Safe for many processes of one host."""
+    """Objects under one folder. Safe for many processes of one host, and where it caches a bucket for many hosts.
+
+    Every verb raises HomeError when there is a bucket and it does not answer or refuses.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.shared = shared_by(root)
         self.lease = Lease(root)
+        self._heads = Heads(root, self.shared)
         self._sound: set[str] = set()  # blobs whose sha256 was checked in this process
-        for name in ("blobs", "manifests", "objects", "views", "tmp", "scratch", "locks", "heads", "bad", LEASES):
+        for name in ("blobs", "manifests", "objects", "views", "tmp", "scratch", LOCKS, "heads", "bad", LEASES):
             with told(root / name):
                 (root / name).mkdir(parents=True, exist_ok=True)
 
@@ -72,7 +78,7 @@ class Store:
         started = time.monotonic()
         with self.locked(recipe.key):
             self._sweep(recipe.key)
-            manifest = self._whole(recipe)
+            manifest = self._whole(recipe) or self._unshared(recipe)
             reused = manifest is not None
             if manifest is None:
                 draft = self.root / "tmp" / recipe.key
@@ -83,7 +89,7 @@ class Store:
                     with self.lease.steady():
                         manifest = self._commit(recipe, draft)
                         self.lease.hold(manifest.digest)
-            for left in (self.root / "tmp" / recipe.key, self.root / "scratch" / recipe.key):
+            for left in (self.root / "tmp" / recipe.key, self.root / "scratch" / recipe.key, self._awaiting(recipe)):
                 with told(left):
                     remove(left)
         return _stored(manifest, reused, time.monotonic() - started)
@@ -114,6 +120,8 @@ class Store:
                     if sha256_of(draft / file.name) != file.sha256:
                         raise StoreError(f"{file.name} of the copy is not what it was", where=str(folder))
                     self._put(draft / file.name)
+                    if self.shared:
+                        self.shared.send(file.sha256, self.blob(file.sha256))
                 remove(draft)
 
     # -- reading
@@ -124,20 +132,17 @@ class Store:
             manifest = self.manifest(step, digest)
             for file in manifest.files:
                 self._verify(file.sha256, f"{step}/{file.name}")
-            view = self.root / "views" / digest
-            if not self._shows(view, manifest):
-                self._link_view(view, manifest)
+            view = show(self.root, manifest, self.blob)
             self.lease.hold(digest)
         return view
 
     def manifest(self, step: str, digest: str) -> Manifest:
         """What an object consists of and comes from."""
-        path = self.root / "objects" / step / f"{digest}.json"
-        try:
-            manifest = Manifest.read(path)
-        except StoreError:
-            self.set_aside(path)
-            raise
+        name = f"objects/{step}/{digest}.json"
+        manifest = self._read(name)
+        if manifest is None and self.shared and (named := self.shared.manifest(name)):
+            manifest = named.manifest
+            self._name(manifest, name, named.modified)
         if manifest is None:
             raise StoreError(f"the store has no {step} object {digest}", where=str(self.root))
         return manifest
@@ -161,6 +166,9 @@ class Store:
 
     def made_at(self, step: str, digest: str) -> int | None:
         """Seconds UTC at which an object was first committed; None when the store has it not."""
+        if self.shared:
+            with contextlib.suppress(StoreError):
+                self.manifest(step, digest)
         try:
             return int((self.root / "objects" / step / f"{digest}.json").stat().st_mtime)
         except FileNotFoundError:
@@ -172,39 +180,36 @@ class Store:
         A year of nights is a chain a thousand objects long: each refers to the one before it.
         """
         found: dict[str, Manifest | None] = {}
+        elsewhere: Mapping[str, str] | None = None
         waiting = [digest]
         while waiting:
             if (at := waiting.pop()) not in found:
                 paths = sorted((self.root / "objects").glob(f"*/{at}.json"))
-                manifest = found[at] = Manifest.read(paths[0]) if paths else None
+                manifest = Manifest.read(paths[0]) if paths else None
+                if manifest is None and self.shared:
+                    elsewhere = self.shared.steps() if elsewhere is None else elsewhere
+                    manifest = self.manifest(elsewhere[at], at) if at in elsewhere else None
+                found[at] = manifest
                 waiting += manifest.parent_digests if manifest else ()
         return found
 
     # -- heads: the few names that are not digests
 
-    def head(self, name: str) -> Mapping[str, Any] | None:
-        """What `set_head` last wrote under a name."""
-        try:
-            value: Mapping[str, Any] = json.loads((self.root / "heads" / f"{name}.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise StoreError("a head of the store is damaged", where=str(self.root / "heads" / name)) from error
-        return value
+    def head(self, name: str) -> Value | None:
+        """Where a name points."""
+        return self._heads.read(name)
 
-    def set_head(self, name: str, value: Mapping[str, Any]) -> None:
+    def set_head(self, name: str, value: Value) -> None:
         """Points a name at a value, at once and for good."""
-        path = self.root / "heads" / f"{name}.json"
-        with self._drafted(path, value) as draft:
-            os.replace(draft, path)
-            sync(path.parent)
+        self._heads.point(name, value)
 
-    def once(self, name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    def move_head(self, name: str, change: Callable[[Value | None], Value | None]) -> Value | None:
+        """Points a name at what `change` makes of its value, None: where it did; nobody comes between. Gives what it is."""
+        return self._heads.move(name, change)
+
+    def once(self, name: str, value: Value) -> Value:
         """What was first recorded under a name for ever: `value` now, or what an earlier call recorded."""
-        path = self.root / "heads" / f"{name}.json"
-        with self._drafted(path, value) as draft:
-            first = put_if_absent(draft, path)
-        return value if first else (self.head(name) or value)
+        return self._heads.once(name, value)
 
     # -- inside
 
@@ -212,35 +217,9 @@ class Store:
         """Where a blob is, or would be."""
         return self.root / "blobs" / sha256[:2] / sha256
 
-    @contextlib.contextmanager
-    def _drafted(self, path: Path, value: Mapping[str, Any]) -> Iterator[Path]:
-        """A durable file with the value as JSON, to be given the name `path`."""
-        draft = self.root / "tmp" / "heads"
-        with self.locked(draft.name), told(path.parent):
-            remove(draft)
-            write(draft, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode("ascii"))
-            yield draft
-            remove(draft)
-
-    @contextlib.contextmanager
-    def locked(self, key: str, wait: bool = True) -> Iterator[bool]:
+    def locked(self, key: str, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
         """The lock of a recipe or of a part of the store; False when another holds it and we do not `wait`."""
-        path = self.root / "locks" / key
-        file = None
-        while file is None:
-            with told(path):
-                file = path.open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                file.close()
-                yield False
-                return
-            if not _is_named(file, path):  # swept while we waited: whoever comes next would lock another file
-                file.close()
-                file = None
-        with file:
-            yield True
+        return locked(self.root, key, wait)
 
     def _sweep(self, mine: str) -> None:
         """Removes what killed builds of other recipes left in tmp/. Who still builds holds its lock."""
@@ -252,37 +231,89 @@ class Store:
 
     def _whole(self, recipe: Recipe) -> Manifest | None:
         """The manifest of `recipe` if every blob is sound; else None, and what is not is set aside."""
-        path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
+        name = f"manifests/{recipe.step}/{recipe.key}.json"
         with self.lease.steady():
             try:
-                manifest = Manifest.read(path)
+                manifest = self._read(name)
+                named = self.shared.manifest(name) if manifest is None and self.shared else None
+                manifest = named.manifest if named else manifest
                 if manifest is None:
                     return None
                 self.manifest(recipe.step, manifest.digest)
-                for file in manifest.files:
-                    self._verify(file.sha256, file.name)
-                if manifest.measured:
-                    self._verify(manifest.measured, MEASURED)
+                self._require_whole(manifest)
             except StoreError:
-                self.set_aside(path)
+                self.set_aside(self.root / name)
                 return None
+            if named:
+                self._name(manifest, name, named.modified)
             self.lease.hold(manifest.digest)
         return manifest
+
+    def _require_whole(self, manifest: Manifest) -> None:
+        for sha256, name in manifest.blobs.items():
+            self._verify(sha256, name)
 
     def _verify(self, sha256: str, name: str) -> None:
         """StoreError unless the blob is there and is what its name says; a damaged one is moved to bad/."""
         path = self.blob(sha256)
         if sha256 in self._sound and path.exists():
             return
-        mend = "Run the same command again: what is damaged is made anew."
         try:
             found = sha256_of(path)
         except FileNotFoundError:
-            raise StoreError(f"{name} is missing, expected sha256 {sha256}", where=str(path), mend=mend) from None
+            found = ""
         if found != sha256:
-            self.set_aside(path)
-            raise StoreError(f"{name} is damaged, expected sha256 {sha256}, found {found}", where=str(path), mend=mend)
+            mend = "Run the same command again: what is damaged is made anew."
+            if found:
+                self.set_aside(path)
+            if self.shared and not path.exists():
+                self._fetch(sha256, name)
+            else:
+                what = (
+                    f"damaged, expected sha256 {sha256}, found {found}"
+                    if found
+                    else f"missing, expected sha256 {sha256}"
+                )
+                raise StoreError(f"{name} is {what}", where=str(path), mend=mend)
         self._sound.add(sha256)
+
+    def _fetch(self, sha256: str, name: str) -> None:
+        """Brings a blob from the bucket. A damaged one is kept in bad/ as evidence and never becomes a blob."""
+        assert self.shared is not None
+        draft = self.root / "tmp" / sha256
+        with self.locked(sha256), told(draft):
+            if self.blob(sha256).exists():  # another process was faster
+                return
+            remove(draft)
+            try:
+                self.shared.fetch(sha256, name, draft)
+                draft.chmod(0o444)
+                put_if_absent(draft, self.blob(sha256))
+            except StoreError:
+                self.set_aside(draft)
+                raise
+            finally:
+                remove(draft)
+
+    def _read(self, name: str) -> Manifest | None:
+        """A manifest of this folder. A damaged one is set aside: StoreError, unless the bucket may have it."""
+        try:
+            return Manifest.read(self.root / name)
+        except StoreError:
+            self.set_aside(self.root / name)
+            if self.shared and not (self.root / name).exists():
+                return None
+            raise
+
+    def _name(self, manifest: Manifest, name: str, modified: float) -> None:
+        """Keeps a manifest of the bucket here too, as old as it is there."""
+        draft = self.root / "tmp" / f"named-{manifest.digest}"
+        with self.locked(draft.name), told(draft):
+            remove(draft)
+            write(draft, manifest.to_bytes())
+            os.utime(draft, (modified, modified))
+            put_if_absent(draft, self.root / name)
+            remove(draft)
 
     def set_aside(self, path: Path) -> None:
         """Moves what is damaged to bad/, as evidence. What is gone already is fine."""
@@ -306,8 +337,13 @@ class Store:
                 files.append(file)
         if not files:
             raise StoreError(f"step {recipe.step} wrote nothing")
-        manifest = Manifest.of(recipe, tuple(files), measured)
-        text = draft / ".manifest"
+        return self._named(recipe, Manifest.of(recipe, tuple(files), measured), draft / ".manifest")
+
+    def _named(self, recipe: Recipe, manifest: Manifest, text: Path) -> Manifest:
+        """Names what is in blobs: in the bucket if there is one, then here. The object that has the name, if not ours."""
+        if self.shared:
+            self._awaiting(recipe).write_bytes(manifest.to_bytes())
+            manifest = self.shared.name_object(manifest, self.blob, self._require_whole)
         write(text, manifest.to_bytes())
         named = self.root / "objects" / recipe.step / f"{manifest.digest}.json"
         if not put_if_absent(text, named):
@@ -317,8 +353,32 @@ class Store:
         path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
         if put_if_absent(text, path):
             return manifest
-        theirs = Manifest.read(path)  # another host was first; both made the same, or theirs counts
+        theirs = Manifest.read(path)  # another process was first; both made the same, or theirs counts
         return theirs or manifest
+
+    def _awaiting(self, recipe: Recipe) -> Path:
+        """The manifest of what is made, but not yet named in the bucket."""
+        return self.root / "scratch" / f"{recipe.key}.json"
+
+    def _unshared(self, recipe: Recipe) -> Manifest | None:
+        """Names what an earlier call made when the bucket did not answer."""
+        if self.shared is None:
+            return None
+        draft = self.root / "tmp" / recipe.key
+        with self.lease.steady(), told(draft):
+            try:
+                manifest = Manifest.read(self._awaiting(recipe))
+                if manifest is None:
+                    return None
+                self._require_whole(manifest)
+            except StoreError:
+                remove(self._awaiting(recipe))
+                return None
+            remove(draft)
+            draft.mkdir()
+            manifest = self._named(recipe, manifest, draft / ".manifest")
+            self.lease.hold(manifest.digest)
+        return manifest
 
     def _put(self, path: Path) -> str:
         """Links a file into blobs, durably; a damaged blob of the same name is set aside first."""
@@ -333,34 +393,6 @@ class Store:
             put_if_absent(path, blob)
         self._sound.add(sha256)
         return sha256
-
-    def _shows(self, view: Path, manifest: Manifest) -> bool:
-        """Whether a view has exactly the object's files, each the very inode of its blob."""
-        if not view.is_dir():
-            return False
-        there = {p.relative_to(view).as_posix() for p in view.rglob("*") if not p.is_dir()}
-        return there == {f.name for f in manifest.files} and all(
-            os.path.samefile(view / f.name, self.blob(f.sha256)) for f in manifest.files
-        )
-
-    def _link_view(self, view: Path, manifest: Manifest) -> None:
-        draft = self.root / "tmp" / "views"
-        with self.locked(draft.name), told(view):
-            if self._shows(view, manifest):  # another process was faster
-                return
-            remove(draft)
-            for file in manifest.files:
-                (draft / file.name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(self.blob(file.sha256), draft / file.name)
-            remove(view)
-            os.rename(draft, view)
-
-
-def _is_named(file: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _stored(manifest: Manifest, reused: bool, seconds: float) -> Stored:
