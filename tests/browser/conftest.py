@@ -97,7 +97,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def wait_until() -> Callable[[Callable[[], Any]], Any]:
     """Waits for a condition and gives what it gave."""
 
@@ -111,7 +111,7 @@ def wait_until() -> Callable[[Callable[[], Any]], Any]:
     return wait
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     """Chromium, or the reason why nothing is looked at."""
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
@@ -123,7 +123,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(browser, tmp_path_factory):
     """Up, with two versions in the registry and small nights in the form. Everything is down at the end."""
     folder = tmp_path_factory.mktemp("installation")

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.errors import ConfigError, HomeError, RecsysError
 from tasks.adapters import servers
-from tasks.adapters.daemon import Daemon
+from tasks.adapters.daemon import Daemon, marked
 from tasks.adapters.servers import Address, Ports, running, serving
 from tasks.adapters.settings import Settings
 
@@ -92,6 +92,8 @@ def test_what_a_killed_command_left_is_not_running(settings, taken):
 
 def test_what_a_killed_command_left_running_is_stopped_before_another_starts(settings, taken):
     orphan = Daemon.start(settings, "mlflow", ["http.server", "0", "--bind", "127.0.0.1"], os.environ)
+    while orphan.process.pid not in marked(settings):  # the kernel shows its environment a moment after it has begun
+        assert orphan.process.poll() is None
     write(settings, mlflow={"url": "http://127.0.0.1:1", "pid": orphan.process.pid})
     with pytest.raises(ConfigError, match="--mlflow-port"):
         start(settings, Ports(mlflow=taken))
