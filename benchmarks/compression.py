@@ -21,7 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from recsys.canvas import BLUE, GREEN, INK, ORANGE, PURPLE, SMALL, VERMILION, style
@@ -32,7 +31,7 @@ from recsys.graph import Bits, serving_graph
 from recsys.losses import Distillation
 from recsys.neighbourhood import Opinion
 from recsys.prune import Importance, importance, pruned
-from recsys.quantize import RowTable, rounded
+from recsys.quantize import dequantized, rounded
 from recsys.recommender import Recommender
 from recsys.recovery import Recovered, Recoverer, Recovery
 from recsys.runtime import Runtime
@@ -171,8 +170,7 @@ class Ablation:
         """Of what has no file: scores from the dequantized weights, and the bytes that its parts have in other files."""
         part = deepcopy(rounded(student, way.linears))
         if way.table != 32:
-            table = RowTable.of(student.item_table().detach().numpy(), way.table).dequantized()
-            part.table.weight.data = torch.from_numpy(table)
+            part.table.weight.data = dequantized(student.item_table(), way.table)
         scorer = Scorer(part, part.length, "part", opinion=publication.opinion)
         size = len(serving_graph(student, way.table, publication.opinion))
         size += bytes_saved(student) * (1 if way.linears == 32 else -1)

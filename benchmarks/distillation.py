@@ -12,8 +12,6 @@ the teacher labels once more, with its states, into a folder of its own.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +21,7 @@ from statistics import median
 from typing import Any, Self
 
 from benchmarks.distillation_told import as_markdown, draw
+from benchmarks.one_night import recsys
 from recsys.config import SearchConfig, SoftLossName
 from recsys.dataset import Dataset
 from recsys.decoder import DecoderShape
@@ -41,7 +40,6 @@ from tasks.adapters.settings import Settings
 from tasks.adapters.store import Manifest, Store
 from tasks.last_night import HEAD, LastNight
 
-RECSYS = Path(sys.executable).with_name("recsys")
 NONE = "none"
 LOSSES: tuple[SoftLossName, ...] = (*SOFT_LOSSES, HIDDEN)
 SECONDS_A_POSITION = 6e-5
@@ -147,9 +145,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _night(asked: argparse.Namespace) -> None:
-    words = ["nightly", "--home", str(asked.home), "--preset", asked.preset, "--split", asked.split]
-    words += ["--events", str(asked.data / "events.parquet"), "--items", str(asked.data / "items.parquet")]
-    subprocess.run([str(RECSYS), *words], check=True)
+    words = ["nightly", "--preset", asked.preset, "--split", asked.split]
+    recsys(asked.home, *words, "--events", asked.data / "events.parquet", "--items", asked.data / "items.parquet")
 
 
 def _cells(asked: argparse.Namespace, lesson: Lesson) -> Iterator[Cell]:

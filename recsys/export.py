@@ -18,7 +18,7 @@ from recsys.graph import Bits, serving_graph
 from recsys.histories import Catalog
 from recsys.item_columns import ItemColumns
 from recsys.neighbourhood import Opinion
-from recsys.quantize import RowTable, rounded
+from recsys.quantize import RowTable, dequantized, rounded
 from recsys.runtime import TOLERANCE, Runtime
 from recsys.serving_graph import ServingGraph
 from recsys.text_map import TextMap
@@ -166,7 +166,7 @@ def _decoder_scores(decoder: Decoder, history: np.ndarray, bits: Bits, opinion: 
     """(N,) of one history, by torch."""
     table = decoder.item_table().detach()
     if bits != 32:
-        table = torch.from_numpy(RowTable.of(table.cpu().numpy(), bits).dequantized()).to(table.device)
+        table = dequantized(table, bits)
     decoder.eval()
     with torch.inference_mode():
         items = torch.from_numpy(history)[None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recsys.ensemble import Ensemble
 from recsys.lm_teacher import LmTeacher
-from recsys.quantize import RowTable, rounded
+from recsys.quantize import dequantized, rounded
 from recsys.soft_labels import Positions
 from recsys.teacher import Teacher
 from recsys.teacher_scores import Reading, best_items, readings
@@ -72,9 +72,7 @@ def _language_model(teacher: LmTeacher) -> LmTeacher:
 
 
 def _round(module: nn.Linear | nn.Embedding) -> None:
-    weight = module.weight
-    whole = RowTable.of(weight.detach().float().cpu().numpy(), 8)
-    weight.data = torch.from_numpy(whole.dequantized()).to(weight)
+    module.weight.data = dequantized(module.weight, 8)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,12 @@ class RowTable:
         return np.asarray(self.rows.astype(np.float32) * self.scales[:, None])
 
 
+def dequantized(matrix: Tensor, bits: Literal[4, 8]) -> Tensor:
+    """What is left of a matrix (R, C) in so many bits, of its own type and on its device."""
+    whole = RowTable.of(matrix.detach().float().cpu().numpy(), bits)
+    return torch.from_numpy(whole.dequantized()).to(matrix)
+
+
 def clips(table: np.ndarray, bits: Literal[4, 8]) -> np.ndarray:
     """(N + 1,) float32: the share of its largest value that each row's scale stands for; 1 in eight bits."""
     largest = np.abs(table).max(axis=1)
@@ -75,8 +81,7 @@ def rounded(decoder: Decoder, bits: Literal[4, 8, 32]) -> Decoder:
     made = deepcopy(decoder, {id(decoder.table): decoder.table})
     for name, weight in made.named_parameters():
         if weight.ndim == 2 and name != "table.weight":
-            whole = RowTable.of(weight.detach().cpu().numpy(), 8)
-            weight.data = torch.from_numpy(whole.dequantized()).to(weight.device)
+            weight.data = dequantized(weight, 8)
     return made
 
 

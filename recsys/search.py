@@ -326,4 +326,5 @@ def _table(failures: list[FrozenTrial], finished: int, asked: int) -> str:
         "width {width}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"]) + trial.user_attrs["failure"]
         for trial in failures
     ]
-    return "\n  ".join([f"{len(failures)} trials failed and only {finished} of {asked} finished", *rows]) + "\n"
+    # An error is one line (recsys/errors.py).
+    return "; ".join([f"{len(failures)} trials failed and only {finished} of {asked} finished", *rows])
