@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,13 +33,12 @@ from recsys.neighbourhood import Opinion
 from recsys.prune import Importance, importance, pruned
 from recsys.quantize import dequantized, rounded
 from recsys.recommender import Recommender
-from recsys.recovery import Recovered, Recoverer, Recovery
+from recsys.recovery import Recovered, Recovery, Retrainer, Retraining
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of
 from recsys.soft_labels import Positions, Segment, SoftLabels
 from recsys.statistics import paired_ratio
 from recsys.student import Student
-from recsys.training import HardLabels
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 
@@ -106,7 +105,7 @@ class Home:
     dataset: Dataset
     publication: Publication
     recovery: Recovery
-    epochs: int
+    epochs: float
 
     @classmethod
     def open(cls, folder: Path) -> "Home":
@@ -136,7 +135,7 @@ class Home:
                 ),
                 config["learning_rate"], dataset.validation_cases(), config["seed"], best["weight"] > 0,
             ),
-            epochs=max(1, grid.config["recovery_epochs"]),
+            epochs=grid.config["recovery_epochs"] or 1,
         )  # fmt: skip
 
 
@@ -193,10 +192,11 @@ class Ablation:
             student = pruned(student, self._scores, ffn, heads)
         if not recovery:
             return student, 0.0
-        objective = HardLabels() if recovery == "hard" else home.recovery.objective
-        alone = replace(home.recovery, objective=objective, distilled=False)  # that one and no other
-        recover, began = Recoverer(alone, home.epochs, home.student), time.perf_counter()
-        recovered = recover.rounded(student, bits) if recovery == "rounded" else recover.control(student)[1]
+        order, began = (
+            Retraining(student, recovery == "hard", bits if recovery == "rounded" else 32),
+            time.perf_counter(),
+        )
+        recovered, _ = Retrainer(home.recovery, home.epochs).trained(order)
         return recovered, time.perf_counter() - began
 
 

@@ -7,18 +7,21 @@ much of every student of the grid, the best of them is trained a little more wit
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from recsys.config import CompressConfig
 from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
+from recsys.fleet import Fleet
 from recsys.graph import Bits
 from recsys.histories import Cases
 from recsys.prune import importance, pruned
-from recsys.recovery import Recovered, Recoverer, Recovery
+from recsys.recovery import Crew, Recovered, Recoverer, Recovery, Retrainer, retrained
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
@@ -28,6 +31,10 @@ from recsys.training import never
 USED = 0.5
 """Share of the loss allowed that a point may use on validation. The chosen point is the luckiest of several there, and
 the gate asks for its proof on other users: what is left is for both."""
+
+
+SIDE_BY_SIDE = 500_000
+"""Training positions of all recoveries together from which on workers are started for them: it takes them seconds."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,15 @@ class _Candidate:
     student: Student
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A point, and what it was made from."""
+
+    place: int  # of the candidate: in the grid, or behind it
+    candidate: _Candidate
+    point: Point
+
+
 def _ignore(point: Point) -> None:
     """Do nothing with a point."""
 
@@ -94,6 +110,7 @@ def compress(
     out: Path,
     on_point: Callable[[Point], None] = _ignore,
     enough: Callable[[], bool] = never,
+    workers: int = 1,
 ) -> Compression:
     """Try the grid and write the artifact of the chosen point into the folder `out`.
 
@@ -101,40 +118,58 @@ def compress(
     half of `config.max_loss` on validation users, or below all of it where none is below half; of equally small ones
     the better. Where there is none it is the student as it is, its item table in float. `on_point` hears of each point
     as it is judged, before anything is chosen. `enough` is asked before each student but the first whether to choose
-    from those that there are.
+    from those that there are. Above one, `workers` processes train students side by side and share torch's present
+    threads where there is enough to train; what comes of it is the same to the bit, on one number of threads a training.
     """
-    judge = _Judge(student, publication, recovery.validation)
-    recover = Recoverer(recovery, config.recovery_epochs, student)
-    shares = sorted(set(config.keep_neighbours), reverse=True) if publication.opinion else (1.0,)
-    tried: list[tuple[_Candidate, Point]] = []
+    cuts, shares = grid(config, student.shape), neighbours_kept(config, publication)
+    tried: list[_Tried] = []
+    with ExitStack() as held:
+        retrainer = Retrainer(recovery, config.recovery_epochs)
+        much = sum(cut.recovers for cut in cuts) * retrainer.positions >= SIDE_BY_SIDE
+        recover = Recoverer(recovery, student, _crew(retrainer, workers if much else 1, held))
+        judge = _Judge(student, publication, recovery.validation)
 
-    def try_out(candidate: _Candidate, bits: Bits, neighbours: float) -> None:
-        tried.append((candidate, judge.point(candidate, bits, neighbours)))
-        on_point(tried[-1][1])
+        def try_out(place: int, candidate: _Candidate, bits: Bits) -> None:
+            for share in shares:
+                tried.append(_Tried(place, candidate, judge.point(candidate, bits, share)))
+                on_point(tried[-1].point)
 
-    cuts, made = grid(config, student.shape), 0
-    candidates = _candidates(student, cuts, recover, enough)
-    while made < len(cuts) and not (made and enough()):
-        candidate = next(candidates)
-        made += 1
-        for bits, neighbours in product(config.table_bits, shares):
-            try_out(candidate, bits, neighbours)
-    lost = too_rough([point for _, point in tried], config.max_loss) if config.recovery_epochs else []
-    for place in lost:
-        if enough():
-            break
-        (candidate, _), bits = tried[place], tried[place][1].table_bits
-        again = _Candidate(candidate.cut, "rounded", recover.rounded(candidate.student, bits))
-        made += 1
-        for neighbours in shares:
-            try_out(again, bits, neighbours)
-    allowed = margin([point for _, point in tried], config.max_loss)
-    if choice([point for _, point in tried], allowed) is None:
-        try_out(_Candidate(Cut(1.0, 1.0, False), "", student), 32, 1.0)
-    points = explained([point for _, point in tried], allowed)
-    smallest, chosen = next((c, p) for (c, _), p in zip(tried, points, strict=True) if p.chosen)
+        for place, candidate in _candidates(student, cuts, recover, enough):
+            for bits in config.table_bits:
+                try_out(place, candidate, bits)
+        tried.sort(key=lambda one: one.place)  # those that end first come first, which is no order to choose by
+        lost = too_rough([one.point for one in tried], config.max_loss) if config.recovery_epochs else []
+        rough = [tried[at] for at in lost]
+        orders = ((one.candidate.student, one.point.table_bits) for one in rough if not enough())
+        for number, again in recover.rounded(orders):
+            cut, bits = rough[number].candidate.cut, rough[number].point.table_bits
+            try_out(len(cuts) + number, _Candidate(cut, "rounded", again), bits)
+    tried.sort(key=lambda one: one.place)
+    made = len({one.place for one in tried})
+    allowed = margin([one.point for one in tried], config.max_loss)
+    if choice([one.point for one in tried], allowed) is None:
+        untouched = _Candidate(Cut(1.0, 1.0, False), "", student)
+        tried.append(_Tried(len(tried), untouched, judge.point(untouched, 32, 1.0)))
+        on_point(tried[-1].point)
+    points = explained([one.point for one in tried], allowed)
+    smallest, chosen = next((one.candidate, p) for one, p in zip(tried, points, strict=True) if p.chosen)
     export(smallest.student, fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
     return Compression(points, chosen, smallest.student, made, len(cuts) + len(lost))
+
+
+def neighbours_kept(config: CompressConfig, publication: Publication) -> tuple[float, ...]:
+    """The shares of the student's neighbours that are tried, if it has any."""
+    return tuple(sorted(set(config.keep_neighbours), reverse=True)) if publication.opinion else (1.0,)
+
+
+def _crew(retrainer: Retrainer, workers: int, held: ExitStack) -> Crew:
+    """This process, or several; they end with `held`."""
+    if workers == 1:
+        return retrainer.alone
+    threads = max(1, torch.get_num_threads() // workers)
+    handed = Path(held.enter_context(TemporaryDirectory())) / "handed-over"
+    fleet = held.enter_context(Fleet(retrained, retrainer, handed, workers, threads))
+    return lambda orders: fleet.run(orders, lambda place, told: None)
 
 
 def margin(points: Sequence[Point], max_loss: float) -> float:
@@ -234,17 +269,28 @@ def grid(config: CompressConfig, shape: DecoderShape) -> list[Cut]:
 
 def _candidates(
     student: Student, cuts: Sequence[Cut], recover: Recoverer, enough: Callable[[], bool]
-) -> Iterator[_Candidate]:
-    """The students of the grid, made one by one."""
+) -> Iterator[tuple[int, _Candidate]]:
+    """The students of the grid and their places in it, as they are ready: first those that do not recover."""
     recovery, scores = recover.recovery, None
-    for cut in cuts:
-        if not cut.prunes:
-            how, again, _ = recover.control(student) if cut.recovers else ("", student, 0.0)
-            yield _Candidate(cut, how, again)
-            continue
-        scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
-        smaller = pruned(student, scores, cut.keep_ffn, cut.keep_heads, cut.keep_blocks)
-        yield _Candidate(cut, *recover(smaller, enough)) if cut.recovers else _Candidate(cut, "", smaller)
+
+    def cut_down(cuts: Sequence[tuple[int, Cut]]) -> Iterator[Student]:
+        nonlocal scores
+        for place, cut in cuts:
+            if place and enough():
+                return
+            if not cut.prunes:
+                yield student
+                continue
+            scores = scores or importance(student, recovery.histories, recovery.objective, recovery.seed)
+            yield pruned(student, scores, cut.keep_ffn, cut.keep_heads, cut.keep_blocks)
+
+    as_cut = [(place, cut) for place, cut in enumerate(cuts) if not cut.recovers]
+    for (place, cut), smaller in zip(as_cut, cut_down(as_cut), strict=False):
+        yield place, _Candidate(cut, "", smaller)
+    recovering = [(place, cut) for place, cut in enumerate(cuts) if cut.recovers]
+    for number, how, again in recover(cut_down(recovering), enough):
+        place, cut = recovering[number]
+        yield place, _Candidate(cut, how, again)
 
 
 class _Judge:

@@ -231,12 +231,12 @@ class CompressConfig(Section):
         title="Bits of the item table",
         description="4, 8: whole numbers and a scale a row; 32: float",
     )
-    recovery_epochs: int = Field(
-        1,
+    recovery_epochs: float = Field(
+        0.25,
         ge=0,
         le=100,
         title="Recovery",
-        description="Epochs after pruning, control included, and with rounded weights where rounding loses too much (count)",
+        description="Epochs after pruning, control included, and with rounded weights where rounding loses too much",
     )
     max_loss: float = Field(
         0.02,

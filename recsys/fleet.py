@@ -12,8 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -57,12 +56,14 @@ class Fleet(Generic[Shared, Job, Result]):
         self.crew = {}
         self.file.unlink(missing_ok=True)
 
-    def run(self, jobs: Sequence[Job], hear: Callable[[int, Any], None]) -> Iterator[tuple[int, Result]]:
+    def run(self, jobs: Iterable[Job], hear: Callable[[int, Any], None]) -> Iterator[tuple[int, Result]]:
         """The place of each job and what came of it, as it ends. `hear` gets a place and what its job tells.
+
+        A job is taken from `jobs` when a worker is free for it.
 
         What a job raises is raised here; ChildProcessError when a worker ends by itself.
         """
-        waiting, busy = deque(enumerate(jobs)), dict[Connection, int]()
+        waiting, busy = enumerate(jobs), dict[Connection, int]()
         for connection in self.crew:
             _give(connection, waiting, busy)
         while busy:
@@ -86,11 +87,12 @@ class Fleet(Generic[Shared, Job, Result]):
         return kind, value
 
 
-def _give(connection: Connection, waiting: deque[tuple[int, Any]], busy: dict[Connection, int]) -> None:
+def _give(connection: Connection, waiting: Iterator[tuple[int, Any]], busy: dict[Connection, int]) -> None:
     """The next job, if there is one."""
-    if waiting:
-        busy[connection], job = waiting.popleft()
+    for place, job in waiting:
+        busy[connection] = place
         connection.send_bytes(pickle.dumps(job))
+        return
 
 
 def hand_over(value: Any, file: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from recsys.search import TEMPERATURES, WEIGHTS, Trial
@@ -24,6 +23,9 @@ def knob_importances(trials: Sequence[Trial]) -> Mapping[str, float]:
     space = _space(some)
     if len(some) < LEAST_TRIALS or len(space) < 2 or len({trial.validation_ndcg for trial in some}) == 1:
         return {}
+    # Here: importing scikit-learn takes a second, and most nights have too few trials.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     # The undistilled trial has no knobs, and Optuna asks only after those that all trials have: a study of its own.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")

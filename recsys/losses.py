@@ -17,6 +17,7 @@ from recsys.errors import ConfigError
 from recsys.hidden_loss import HiddenTargets, sampled_value, value_and_gradient
 from recsys.soft_labels import SoftLabels
 from recsys.soft_losses import SOFT_LOSSES, SoftLoss, SoftTargets
+from recsys.softmax import reach, shifted
 from recsys.training import Batch
 
 HIDDEN = "hidden"
@@ -160,13 +161,15 @@ class _Exact(torch.autograd.Function):
         vectors = table[1:]
         to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
         rows = max(1, _CHUNK_BYTES[states.device.type] // (len(vectors) * states.element_size()))
-        loss = states.new_zeros(())
+        loss, furthest = states.new_zeros(()), reach(states, vectors)
         for first in range(0, len(states), rows):
             some = slice(first, first + rows)
             part, q = targets.part(some), states[some] @ vectors.T
-            hidden = value_and_gradient(q[:, : part.soft.catalog], part.hidden) if part.hidden else None
-            q = torch.softmax(q, 1)
-            loss += _with_hidden(q, *hidden, part) if hidden else _loss_and_gradient(q, part)
+            if part.hidden:
+                soft = value_and_gradient(q[:, : part.soft.catalog], part.hidden)
+                loss += _with_hidden(q := torch.softmax(q, 1), *soft, part)
+            else:
+                loss += _loss_and_gradient(shifted(q, furthest).exp_(), part)
             torch.mm(q, vectors, out=to_states[some])
             to_table[1:].addmm_(q.T, states[some])
         ctx.save_for_backward(to_states, to_table)
@@ -180,9 +183,9 @@ class _Exact(torch.autograd.Function):
 
 
 def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
-    """The loss at the student's probabilities `q` (P, N), which become the gradient by its scores, in place.
+    """The loss at the student's e^score `q` (P, N), up to a factor a row; it becomes the gradient by the scores, in place.
 
-    With z the scores and Q the student's mass on the teacher's V items: the click's term has the gradient
+    With q normalised and Q the student's mass on the teacher's V items: the click's term has the gradient
     q - [click]. The soft term has, with its pull (of a cross-entropy with p: p on S, 1 - P_S on the rest, sum 1),
     sum q / Q - pull on S, sum q / Q - (pull of the rest) q / sum_rest q on the rest of V, and none on items the
     teacher does not know.
@@ -191,15 +194,17 @@ def _loss_and_gradient(q: Tensor, targets: Targets) -> Tensor:
     click, listed, V = targets.clicks[:, None] - 1, soft.items - 1, soft.catalog
     q_click, q_head = q.gather(1, click), q.gather(1, listed)
     q.scatter_(1, listed, 0.0)
-    q_rest = q[:, :V].sum(1, keepdim=True).clamp_min(TINY)
+    on_rest = q[:, :V].sum(1, keepdim=True)
+    total = on_rest + q_head.sum(1, keepdim=True) + q[:, V:].sum(1, keepdim=True)
+    q_click, q_head, q_rest = q_click / total, q_head / total, (on_rest / total).clamp_min(TINY)
     Q = q_rest + q_head.sum(1, keepdim=True)
     hard = -q_click.clamp_min(TINY).log()[:, 0]
     log_q, log_rest = (q_head / Q).clamp_min(TINY).log(), (q_rest / Q).clamp_min(TINY).log()
     value, pull = targets.loss.value(log_q, log_rest, soft), targets.loss.pull(log_q, log_rest, soft)
 
     on_click, on_soft = (1 - a) * targets.importance[:, None], a * targets.importance[:, None]
-    q[:, :V] *= on_click + on_soft * (pull.normaliser / Q - pull.rest / q_rest)
-    q[:, V:] *= on_click
+    q[:, :V] *= (on_click + on_soft * (pull.normaliser / Q - pull.rest / q_rest)) / total
+    q[:, V:] *= on_click / total
     q.scatter_(1, listed, on_click * q_head + on_soft * (pull.normaliser * q_head / Q - pull.head))
     q.scatter_add_(1, click, -on_click)
     return (targets.importance * ((1 - a) * hard + a * value)).sum()

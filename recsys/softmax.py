@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
-CHUNK_BYTES = 4_000_000  # of scores at a time: they stay in the processor's cache
+CHUNK_BYTES = 2_000_000  # of scores at a time: they stay in the processor's cache
+
+SAFE = 60.0
+"""Scores up to which e^score and the sum of a million of them are far from the limits of float32, e^88."""
 
 
 def full(states: Tensor, table: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -43,6 +46,19 @@ def sampled(states: Tensor, table: Tensor, labels: Tensor, weights: Tensor, nega
     return (losses * weights).sum() / weights.sum()
 
 
+def reach(states: Tensor, table: Tensor) -> float:
+    """No score of states (P, D) . table (N, D) is further from 0: the longest vectors' product (Cauchy and Schwarz)."""
+    return float(states.norm(dim=1).max() * table.norm(dim=1).max())
+
+
+def shifted(scores: Tensor, reach: float) -> Tensor:
+    """The scores (P, N), which the sum of their exponentials cannot overflow: if need be moved, in place, row by row.
+
+    Below SAFE nothing has to be looked for or moved, which saves half of the passes of a softmax.
+    """
+    return scores.sub_(scores.amax(1, keepdim=True)) if reach > SAFE else scores
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Loss and gradient in one pass over chunks of rows, so that no (P, N) matrix is ever written to memory."""
 
@@ -50,16 +66,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, table: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         """sum(weights * -log softmax(states @ table.T)[labels]), `weights` adding up to 1."""
         rows = max(1, CHUNK_BYTES // (4 * len(table)))
-        loss = states.new_zeros(())
+        loss, furthest = states.new_zeros(()), reach(states, table)
         to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
         for first in range(0, len(states), rows):
             part = slice(first, first + rows)
             label, weight = labels[part, None], weights[part, None]
-            logarithms = torch.log_softmax(states[part] @ table.T, dim=1)
-            loss -= (logarithms.gather(1, label) * weight).sum()
-            gradient = logarithms.exp_().mul_(weight).scatter_add_(1, label, -weight)
+            scores = shifted(states[part] @ table.T, furthest)
+            chosen = scores.gather(1, label)
+            gradient = scores.exp_()
+            total = gradient.sum(1, keepdim=True)
+            loss += ((total.log() - chosen) * weight).sum()
+            # The gradient is softmax - [label], by weight. What is common to a row is multiplied in where it is small.
+            gradient.scatter_add_(1, label, -total)
+            common = weight / total
             torch.mm(gradient, table, out=to_states[part])
-            to_table.addmm_(gradient.T, states[part])
+            to_states[part] *= common
+            to_table.addmm_(gradient.T, states[part] * common)
         ctx.save_for_backward(to_states, to_table)
         return loss
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from recsys import checkpoint as checkpoints
 from recsys import softmax
+from recsys.adamw import AdamW
 from recsys.checkpoint import Checkpoint
 from recsys.errors import TrainingError
 from recsys.histories import Histories
@@ -58,6 +60,13 @@ class Schedule:
     batch_tokens: int = 4096  # padded positions a step, at most
     weight_decay: float = 0.01  # not on norms and biases
     redraw_baskets: bool = False  # draw the order of events with equal times anew each epoch
+    share: float = 1.0  # of its batches that an epoch takes, drawn anew each time
+
+    @classmethod
+    def of(cls, epochs: float, learning_rate: float, seed: int) -> "Schedule":
+        """Also of parts of an epoch: as many as it takes, each of them a part."""
+        whole = max(1, math.ceil(epochs))
+        return cls(whole, learning_rate, seed, share=epochs / whole)
 
     def rate(self, progress: float, warm_up: float) -> float:
         """The learning rate after the share `progress` of the run, of which the share `warm_up` warms up."""
@@ -188,13 +197,13 @@ class _Run:
         self.schedule, self.objective = schedule, objective
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.weights.values())).device
-        self.optimizer = _adamw(list(self.weights.values()), schedule)
+        self.optimizer = AdamW(self.weights, schedule.weight_decay)
         self.best: dict[str, Tensor] = {}
         self.epochs: list[Epoch] = []
         read = int((windows.stop - windows.start).sum())
         self.tokens = min(schedule.batch_tokens, max(LEAST_TOKENS, read // EPOCH_STEPS))
-        steps = schedule.epochs * sum(1 for _ in windows.batches(self.tokens, None))
-        self.warm_up = min(0.1, WARM_UP_STEPS / steps)
+        self.steps = math.ceil(schedule.share * sum(1 for _ in windows.batches(self.tokens, None)))
+        self.warm_up = min(0.1, WARM_UP_STEPS / (schedule.epochs * self.steps))
 
     def advance(self, validate: Callable[[], float]) -> None:
         """Train one epoch more, and keep its weights if they are the best so far."""
@@ -212,9 +221,10 @@ class _Run:
         self.model.train()
         histories = self.histories.baskets_shuffled(rng) if self.schedule.redraw_baskets else self.histories
         done, total = 0, 0.0
-        for step, chosen in enumerate(self.windows.batches(self.tokens, rng), start=1):
+        batches = self.windows.batches(self.tokens, rng)
+        for step, chosen in enumerate(islice(batches, self.steps) if self.schedule.share < 1 else batches, start=1):
             batch = Batch.of(histories, self.windows, chosen, self.device)
-            passed = (done + len(batch.labels)) / self.windows.positions
+            passed = (done + len(batch.labels)) / (self.windows.positions * self.schedule.share)
             progress = (number - 1 + passed) / self.schedule.epochs
             loss = self._step(batch, self.schedule.rate(progress, self.warm_up))
             if not math.isfinite(loss):
@@ -228,18 +238,15 @@ class _Run:
 
     def _step(self, batch: Batch, rate: float) -> float:
         """One update; the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         # bfloat16 where a GPU computes it; float32 on a CPU, where few have the instructions to gain from it.
         halved = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
             table = self.model.item_table()
             states = self.model.states(batch.items, table)[batch.owned]
             loss = self.objective(states, table, batch)
-        self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights.values(), CLIP_NORM)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         return float(loss.detach())
 
     def keep_best(self) -> None:
@@ -266,7 +273,7 @@ class _Run:
         tensors: dict[str, Tensor] = {f"best.{name}": tensor for name, tensor in self.best.items()}
         for name, weight in self.weights.items():
             tensors[f"weight.{name}"] = weight
-            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[weight].items()}
+            tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[name].items()}
         return Checkpoint(tensors, {"made_from": made_from, "epochs": [asdict(e) for e in self.epochs]})
 
     def restore(self, found: Checkpoint) -> None:
@@ -276,17 +283,9 @@ class _Run:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(found.tensors[f"weight.{name}"])
-                self.optimizer.state[weight] = {
-                    key: found.tensors[f"{key}.{name}"].to(self.device) for key in ("step", "exp_avg", "exp_avg_sq")
+                self.optimizer.state[name] = {
+                    key: found.tensors[f"{key}.{name}"].to(self.device) for key in self.optimizer.state[name]
                 }
-
-
-def _adamw(weights: Sequence[nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only."""
-    matrices = [p for p in weights if p.ndim > 1]
-    vectors = [p for p in weights if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
 
 
 @contextmanager

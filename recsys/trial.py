@@ -90,7 +90,7 @@ class Course:
     @property
     def epochs(self) -> int:
         """Of a trial that starts as most do."""
-        return self.config.epochs if self.warm is None else max(1, self.config.epochs // WARM_EPOCHS)
+        return self._schedule(self.warm is not None, 0).epochs
 
     def run(self, order: Order, hear: Callable[[Epoch], None]) -> Outcome:
         """Train to the end, until pruned, or until the loss or the scores are no numbers. `hear` may raise to stop it."""
@@ -116,26 +116,25 @@ class Course:
         lessons, recipe, dropout = self.lessons, order.recipe, self.config.dropout
         start = self._start(recipe)
         if start is not None:
-            student, epochs, rate = (
-                grow(start, lessons.items, dropout),
-                self.epochs,
-                self.config.learning_rate * WARM_RATE,
-            )
+            student = grow(start, lessons.items, dropout)
         else:
             shape = DecoderShape.of(lessons.items, recipe.width, 1, lessons.length)
             student = Student.untrained(shape, dropout, order.seed)
-            epochs, rate = self.config.epochs, self.config.learning_rate
         student.to(device())
         fit(
             student,
             lessons.histories,
             lessons.length,
-            Schedule(epochs, rate, order.seed),
+            self._schedule(start is not None, order.seed),
             Distillation(lessons.labels, recipe.weight, recipe.k, self.config.loss, temperature=recipe.temperature),
             _validator(student, lessons.validation),
             on_epoch=hear,
         )
         return student
+
+    def _schedule(self, warm: bool, seed: int) -> Schedule:
+        epochs, rate = self.config.epochs, self.config.learning_rate
+        return Schedule.of(epochs / WARM_EPOCHS, rate * WARM_RATE, seed) if warm else Schedule(epochs, rate, seed)
 
     def _start(self, recipe: Recipe) -> Student | None:
         """The earlier student that a trial goes on from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from recsys.artifact import verify
-from recsys.compress import Point, compress, grid
+from recsys.compress import Point, compress, grid, neighbours_kept
 from recsys.export import Publication
 from recsys.losses import Distillation
 from recsys.neighbourhood import Opinion
@@ -21,7 +21,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 5
+VERSION = 6
 RECOVERED_BY = {"learning_rate", "dropout", "loss", "seed"}
 """Knobs of the search that the recovery after pruning shares."""
 
@@ -86,7 +86,7 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         distilled=student.weight > 0,
     )
     loaded = Student.load(folder, config.search.dropout)
-    shares = len(config.compress.keep_neighbours) if publication.opinion else 1
+    shares = len(neighbours_kept(config.compress, publication))
     expected = len(grid(config.compress, loaded.shape)) * len(config.compress.table_bits) * shares
     seen: list[Point] = []
 
@@ -99,7 +99,8 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
             f"{', rounded in training' if point.recovery == 'rounded' else ''}",
         )
 
-    made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time)
+    workers = computing.workers(at.settings)
+    made = compress(loaded, publication, recovery, config.compress, out / "artifact", on_point, at.out_of_time, workers)
     for number, point in enumerate(made.points):
         _record(at, number, point)
     (out / "grid.json").write_bytes(canonical([asdict(point) for point in made.points]))

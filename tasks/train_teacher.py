@@ -27,7 +27,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset
 from tasks.refs import DatasetRef, TeacherRef
 
-VERSION = 6
+VERSION = 7
 DAY = 86_400
 
 

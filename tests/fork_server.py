@@ -189,8 +189,8 @@ def import_everything() -> None:
     assert "onnxruntime" not in sys.modules
     export = Settings.export
 
-    def exported(self: Settings) -> Settings:
-        export(self)
+    def exported(self: Settings, passing: str | None = None) -> Settings:
+        export(self, passing)
         read_places_again()
         return self
 

@@ -1,6 +1,9 @@
 """`recsys`: one command line for the factory. Knows the commands and what an error looks like; nothing else."""
 
+import atexit
+import os
 import sys
+from contextlib import suppress
 
 import typer
 from rich.console import Console
@@ -71,11 +74,29 @@ app.command("fetch")(fetch.command)
 
 def main() -> None:
     """Run a command. A RecsysError ends as one or two sentences and its exit code, never as a traceback."""
+    end = _End()
+    atexit.register(end)  # first, so that it is done last
     try:
         app()
     except RecsysError as error:
         Console(stderr=True, highlight=False).print(f"recsys: {error}", markup=False)
+        end.code = error.exit_code
         sys.exit(error.exit_code)
+    except SystemExit as ended:
+        end.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+class _End:
+    """Leaves without clearing the memory, on which the interpreter would spend seconds after all that was imported."""
+
+    code = 1  # of a traceback
+
+    def __call__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, by whoever read it
+                stream.flush()
+        os._exit(self.code)
 
 
 if __name__ == "__main__":

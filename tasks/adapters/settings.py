@@ -157,9 +157,14 @@ class Settings:
             join(self.store, self.shared, self._door_sample)
         return self
 
-    def export(self) -> Self:
-        """Sets the environment of this process and its children for Prefect, MLflow and what else caches."""
+    def export(self, passing: str | None = None) -> Self:
+        """Sets the environment of this process and its children for Prefect, MLflow and what else caches.
+
+        `passing` is a Prefect server that lives as long as this process.
+        """
         environment = self._environment()
+        if passing:
+            environment["PREFECT_API_URL"] = passing
         for name in _YOURS:
             if _yours(name):
                 environment.pop(name, None)

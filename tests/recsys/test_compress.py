@@ -1,5 +1,7 @@
 """Pruning, recovery and the choice among exported points, each judged by the runtime."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from recsys.histories import Cases, Catalog, Histories
 from recsys.neighbourhood import Neighbourhood, Opinion
 from recsys.prune import Importance, importance, pruned
 from recsys.quantize import RowTable, rounded
-from recsys.recovery import Recoverer, Recovery
+from recsys.recovery import Recovered, Recoverer, Recovery, Retrainer, Retraining
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ndcg_of, ranking_validator
 from recsys.statistics import Interval
@@ -87,6 +89,16 @@ def publication() -> Publication:
 def recovery(learning_rate: float = 1e-2) -> Recovery:
     histories, cases = shop()
     return Recovery(histories, HardLabels(), learning_rate, cases, seed=0, distilled=False)
+
+
+def recovered(
+    recovery: Recovery, before: Student, cut: Student, enough: Callable[[], bool] = lambda: False, epochs: int = 1
+) -> tuple[Recovered, Student]:
+    """What becomes of one student that was cut."""
+    recover = Recoverer(recovery, before, Retrainer(recovery, epochs).alone)
+    [(place, how, student)] = recover([cut], enough)
+    assert place == 0
+    return how, student
 
 
 def masked(student: Student, scores: Importance, units: int, heads: int) -> Student:
@@ -319,6 +331,31 @@ def test_the_same_student_is_compressed_to_the_same_bytes(
     assert [p.bytes for p in heard] == [p.bytes for p in again.points]
 
 
+def test_students_trained_side_by_side_are_the_same_to_the_bit(
+    one_thread: None, rough: Student, two_headed: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.compress.SIDE_BY_SIDE", 1)
+    config = CompressConfig(keep_ffn=(1.0, 0.25), table_bits=(8, 4), recovery_epochs=1, max_loss=0.05)
+    for name, student in (("rough", rough), ("two_headed", two_headed)):
+        heard: list[Point] = []
+        alone = compress(student, publication(), recovery(), config, tmp_path / name)
+        places = tmp_path / f"{name}, two", heard.append
+        two = compress(student, publication(), recovery(), config, *places, workers=2)
+        assert two.points == alone.points
+        assert sorted(map(repr, heard)) == sorted(repr(replace(p, chosen=False, reason="")) for p in two.points)
+        assert (tmp_path / f"{name}, two" / "manifest.json").read_bytes() == (
+            tmp_path / name / "manifest.json"
+        ).read_bytes()
+
+
+def test_when_time_is_up_what_is_trained_already_is_chosen_from(shallow: Student, tmp_path: Path) -> None:
+    config = CompressConfig(keep_ffn=(1.0, 0.5, 0.25), table_bits=(8,), recovery_epochs=1, max_loss=0.05)
+    asked = iter([False, False])
+    short = compress(shallow, publication(), recovery(), config, tmp_path, enough=lambda: next(asked, True), workers=1)
+    assert [(p.keep_ffn, p.recovery) for p in short.points] == [(1.0, ""), (1.0, "hard"), (0.5, "hard")]
+    assert (short.tried, short.asked) == (3, 4)
+
+
 def test_without_time_it_chooses_from_what_there_is(
     shallow: Student, compressed: tuple[Compression, Path], tmp_path: Path
 ) -> None:
@@ -459,7 +496,7 @@ def test_a_student_with_a_block_less_recovers_and_is_served(student: Student, tm
     assert Runtime.open(tmp_path).card.ffn == made.student.shape.ffn == (64,)
     assert not torch.equal(made.student.table.weight, student.table.weight)
     kept = pruned(student, importance(student, shop()[0], HardLabels(), seed=0), 1.0, keep_blocks=0.5)
-    expected = Recoverer(recovery(), 1, student)(kept, lambda: False)[1]
+    expected = recovered(recovery(), student, kept)[1]
     assert torch.equal(states(made.student), states(expected))
 
 
@@ -503,8 +540,9 @@ def test_a_student_that_rounding_spoils_is_trained_with_rounded_weights(rough: S
 def test_where_bits_spoil_a_student_rounded_training_beats_as_much_plain_training() -> None:
     student, plain, learnt = outweighed(5.0), [], []
     for seed in range(3):
-        recover = Recoverer(replace(recovery(), seed=seed), 6, student)
-        for made, reached in ((recover(student, lambda: False)[1], plain), (recover.rounded(student, 4), learnt)):
+        retrainer = Retrainer(replace(recovery(), seed=seed), 6)
+        for bits, reached in ((32, plain), (4, learnt)):
+            made, _ = retrainer.trained(Retraining(student, bits=bits))
             served = rounded(made, 4)
             table = RowTable.of(made.table.weight.detach().numpy(), 4).dequantized()
             served.table = nn.Embedding.from_pretrained(torch.from_numpy(table))
@@ -566,14 +604,14 @@ class Contrary:
 def test_hard_labels_recover_what_distillation_did_not(student: Student) -> None:
     small = pruned(student, importance(student, shop()[0], HardLabels(), seed=0), 0.02)
     wrong = replace(recovery(), objective=Contrary(), distilled=True)
-    kind, found = Recoverer(wrong, 1, student)(small, lambda: False)
+    kind, found = recovered(wrong, student, small)
     assert kind == "hard"
-    expected, by_hand = Recoverer(recovery(), 1, student)(small, lambda: False)
+    expected, by_hand = recovered(recovery(), student, small)
     assert expected == "hard"
     assert torch.equal(states(found), states(by_hand))
-    kind, left = Recoverer(wrong, 1, student)(small, lambda: True)  # no time for a second training
+    kind, left = recovered(wrong, student, small, lambda: True)  # no time for a second training
     assert (kind, left) == ("", small), "what training makes worse stays as it was cut"
-    assert Recoverer(wrong, 1, student).control(student)[0] == "soft", "the control is trained whatever comes of it"
+    assert recovered(wrong, student, student)[0] == "soft", "the control is trained whatever comes of it"
 
 
 def test_hard_labels_are_not_tried_where_distillation_lost_nothing(student: Student) -> None:
@@ -586,12 +624,12 @@ def test_hard_labels_are_not_tried_where_distillation_lost_nothing(student: Stud
         return HardLabels()(states, table, batch)
 
     soft = replace(recovery(), objective=heard, distilled=True)
-    kind, found = Recoverer(soft, 1, weak)(student, lambda: False)
+    kind, found = recovered(soft, weak, student)
     assert kind == "soft"
     assert asked
     assert not torch.equal(states(found), states(student))
     heard_before = len(asked)
-    Recoverer(replace(soft, learning_rate=0.0), 1, student)(student, lambda: False)
+    recovered(replace(soft, learning_rate=0.0), student, deepcopy(student))
     assert len(asked) == 2 * heard_before, "as good as before is not worse: one training, by soft labels"
 
 
@@ -605,6 +643,6 @@ def test_a_control_that_is_better_replaces_the_student_as_it_is() -> None:
 def test_a_row_from_a_text_is_not_pushed_away_by_recovery(student: Student) -> None:
     """The last item has no training event."""
     longer = grow(student, ITEMS + 1, rows=torch.ones(1, student.shape.width))
-    _, found = Recoverer(recovery(), 1, longer)(longer, lambda: False)
+    _, found = recovered(recovery(), longer, longer)
     assert torch.equal(found.table.weight[-1], longer.table.weight[-1])
     assert not torch.equal(found.table.weight[:-1], longer.table.weight[:-1])

@@ -11,7 +11,7 @@ from recsys.decoder import DecoderShape
 from recsys.graph import serving_graph
 from recsys.histories import Cases, Histories
 from recsys.quantize import RowTable, StraightThrough, clips, rounded, rounding
-from recsys.recovery import Recoverer, Recovery
+from recsys.recovery import Recovery, Retrainer, Retraining
 from recsys.student import Student, grow
 from recsys.training import Batch, HardLabels
 
@@ -74,6 +74,10 @@ def recovery() -> Recovery:
     return Recovery(known, HardLabels(), 1e-2, cases, seed=0, distilled=False)
 
 
+def rounded_in_training(recovery: Recovery, epochs: int, student: Student) -> Student:
+    return Retrainer(recovery, epochs).trained(Retraining(student, bits=4))[0]
+
+
 def same(one: Student, other: Student) -> bool:
     return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
@@ -110,7 +114,7 @@ def test_the_table_of_input_and_output_is_one_and_the_objective_meets_it_rounded
         levels.append((whole - whole.round()).abs().max().item())
         return HardLabels()(states, table, batch)
 
-    made = Recoverer(replace(recovery(), objective=heard), 2, student()).rounded(student(), 4)
+    made = rounded_in_training(replace(recovery(), objective=heard), 2, student())
     assert levels
     assert max(levels) < 1e-5
     assert not same(made, student())  # it did learn
@@ -119,14 +123,14 @@ def test_the_table_of_input_and_output_is_one_and_the_objective_meets_it_rounded
 
 
 def test_the_same_seed_learns_the_same_bytes(one_thread: None) -> None:
-    made = [Recoverer(recovery(), 2, student()).rounded(student(), 4) for _ in range(2)]
+    made = [rounded_in_training(recovery(), 2, student()) for _ in range(2)]
     assert same(*made)
-    other = Recoverer(replace(recovery(), seed=1), 2, student()).rounded(student(), 4)
+    other = rounded_in_training(replace(recovery(), seed=1), 2, student())
     assert not same(made[0], other)
 
 
 def test_a_row_from_a_text_is_not_pushed_away_by_rounded_training() -> None:
     """The last item has no training event."""
     longer = grow(student(), ITEMS + 1, rows=torch.full((1, 16), 0.3))
-    made = Recoverer(recovery(), 1, longer).rounded(longer, 4)
+    made = rounded_in_training(recovery(), 1, longer)
     assert torch.equal(made.table.weight[-1], longer.table.weight[-1])

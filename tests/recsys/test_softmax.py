@@ -30,10 +30,12 @@ def test_full_is_the_log_probability_of_the_label():
     assert loss.item() == pytest.approx(math.log(4 / 3), abs=1e-6)
 
 
-@pytest.mark.parametrize("positions", [1, 7, 300])
-def test_full_has_the_loss_and_gradients_of_the_unchunked(monkeypatch, positions):
+@pytest.mark.parametrize(("positions", "size"), [(1, 1), (7, 1), (300, 1), (7, 100), (300, 1e-3)])
+def test_full_has_the_loss_and_gradients_of_the_unchunked(monkeypatch, positions, size):
     monkeypatch.setattr(softmax, "CHUNK_BYTES", 50 * 11 * 4)  # fifty rows a chunk
     states, table, labels, weights = _problem(positions, items=11)
+    states = (states * size).detach().requires_grad_()
+    assert (softmax.reach(states, table) > softmax.SAFE) == (size == 100)
     expected = torch.autograd.grad(3 * _plain(states, table, labels, weights), (states, table))
     found = torch.autograd.grad(3 * softmax.full(states, table, labels, weights), (states, table))
     torch.testing.assert_close(softmax.full(states, table, labels, weights), _plain(states, table, labels, weights))

@@ -406,3 +406,29 @@ def test_states_are_causal_so_padding_does_not_reach_them():
         states = [model.states(items, model.item_table())[:, :2] for items in (short, long)]
     for a, b in pairwise([states[0][0], states[1][0], states[1][1]]):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_part_of_an_epoch_takes_that_share_of_its_batches_and_the_rate_falls_to_its_end(monkeypatch):
+    assert Schedule.of(0.25, 0.1, 3) == Schedule(1, 0.1, 3, share=0.25)
+    assert Schedule.of(2.5, 0.1, 3) == Schedule(3, 0.1, 3, share=2.5 / 3)
+    assert Schedule.of(2, 0.1, 3) == Schedule(2, 0.1, 3)
+
+
+def test_of_a_part_of_an_epoch_the_batches_are_drawn_anew_and_counted(monkeypatch):
+    histories = _histories(_markov(120, 20, 9))
+    seen: list[int] = []
+
+    class Counted(HardLabels):
+        def __call__(self, states, table, batch):
+            seen.append(len(batch.labels))
+            return super().__call__(states, table, batch)
+
+    def trained(share: float) -> list[int]:
+        seen.clear()
+        model = _decoder(20)
+        fit(model, histories, 8, Schedule(2, 0.01, 0, share=share), Counted(), lambda: 0.5)
+        return list(seen)
+
+    whole, half = trained(1.0), trained(0.5)
+    assert len(half) == 2 * math.ceil(len(whole) / 2 / 2)
+    assert sum(half) < 0.7 * sum(whole)
