@@ -6,6 +6,7 @@ mapped into every worker, so that it is in memory once. A worker ends when its c
 """
 
 import ctypes
+import gc
 import mmap
 import os
 import pickle
@@ -124,7 +125,10 @@ def taken_over(file: Path) -> Any:
 
 def _serve(connection: Connection, file: Path) -> None:
     """One job after another, until the caller is gone."""
+    gc.disable()  # while modules are imported, which leaves no garbage to look for
     work, shared = taken_over(file)
+    gc.freeze()
+    gc.enable()
 
     def tell(value: Any) -> None:
         connection.send_bytes(pickle.dumps(("told", value)))

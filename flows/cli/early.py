@@ -26,7 +26,9 @@ def made_ready(settings: Settings) -> Iterator[None]:
     from tasks.adapters.tracking import Tracking
 
     _ = Tracking(settings).experiment_id
+    if server:
+        import great_expectations  # noqa: F401  while the server still starts; where one is there, only if needed
+
+        server.wait()
     gc.freeze()
     gc.enable()
-    if server:
-        server.wait()
