@@ -10,20 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.generated_shop import OPENING, write_shop
+from benchmarks.growth import resident
 from recsys.config import DataConfig, EventsConfig
 from recsys.dataset import BuildPlan, Dataset, build
 from recsys.events import EventSource, validate_file
-from recsys.items import ITEMS, validate_items
+from recsys.items import validate_items
 from recsys.split import DAY
 from tasks.adapters import expectations
 from tasks.adapters.vault import Vault
@@ -31,8 +29,6 @@ from tasks.adapters.vault import Vault
 LIMIT_MB = 4096
 SIZES = (1_000_000, 5_000_000, 20_000_000)
 _STEPS = ("validate", "build", "load")
-_OPENING = 1_704_067_200  # 2024-01-01T00:00:00Z
-_CHUNK = 1_000_000
 _ITEMS = 50_000
 _EVENTS_A_USER = 20
 
@@ -71,7 +67,7 @@ def main() -> int:
 def _measured(rows: int) -> dict[str, object]:
     """One row of the result."""
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-        _write_shop(Path(folder), rows)
+        write_shop(Path(folder), rows, rows // _EVENTS_A_USER, _ITEMS)
         costs = {step: _run(step, folder) for step in _STEPS}
         events_mb = Path(folder, "events.parquet").stat().st_size / 1e6
     return {
@@ -88,29 +84,18 @@ def _run(step: str, folder: str) -> Cost:
     child = subprocess.Popen([sys.executable, "-m", "benchmarks.scale", "--step", step, "--folder", folder])
     root, peak = psutil.Process(child.pid), 0
     while child.poll() is None:
-        peak = max(peak, _resident(root))
+        peak = max(peak, resident(root))
         time.sleep(0.05)
     if child.returncode:
         raise SystemExit(f"{step} failed with exit code {child.returncode}")
     return Cost(round(time.perf_counter() - began, 1), round(peak / 2**20))
 
 
-def _resident(root: psutil.Process) -> int:
-    """Bytes of resident memory of a process and all below it."""
-    total = 0
-    try:
-        for process in (root, *root.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:
-        pass  # it ended while being looked at
-    return total
-
-
 def _validate(folder: Path) -> None:
     validate_items(folder / "items.parquet", folder / "items", {}, 0.0)
     known = pq.read_table(folder / "items" / "items.parquet", columns=["item_id"])["item_id"].combine_chunks()
     vault = Vault(folder / "vault")
-    source = EventSource({}, known, _OPENING + 365 * DAY, vault.door, vault.remember)
+    source = EventSource({}, known, OPENING + 365 * DAY, vault.door, vault.remember)
     found = validate_file(folder / "events.parquet", folder / "events", source, EventsConfig())
     accepted = folder / "events" / "accepted.parquet"
     expectations.check(accepted, oldest=found.oldest, newest=found.newest).require(folder / "events.parquet")
@@ -126,35 +111,6 @@ def _load(folder: Path) -> None:
     dataset = Dataset.load(folder / "dataset")
     dataset.test_cases()
     dataset.validation_cases()
-
-
-def _write_shop(folder: Path, rows: int) -> None:
-    """events.parquet and items.parquet: string ids, users and items by Zipf's law, 90 days."""
-    ids = pa.array([f"item-{item:06d}" for item in range(_ITEMS)])
-    titles = pa.array([f"thing number {item}" for item in range(_ITEMS)])
-    nothing = pa.nulls(_ITEMS, pa.string())
-    pq.write_table(pa.Table.from_arrays([ids, titles, nothing, nothing], schema=ITEMS), folder / "items.parquet")
-    schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
-    with pq.ParquetWriter(folder / "events.parquet", schema, compression="zstd") as writer:
-        for table in _events(rows, ids, schema):
-            writer.write_table(table)
-
-
-def _events(rows: int, item_ids: pa.Array, schema: pa.Schema) -> Iterator[pa.Table]:
-    rng = np.random.default_rng(rows)
-    users, items = _zipf(max(2, rows // _EVENTS_A_USER)), _zipf(_ITEMS)
-    for begin in range(0, rows, _CHUNK):
-        n = min(_CHUNK, rows - begin)
-        user = pa.array(np.searchsorted(users, rng.random(n))).cast(pa.string())
-        item = item_ids.take(pa.array(np.searchsorted(items, rng.random(n))))
-        times = pa.array(_OPENING + rng.integers(90 * DAY, size=n))
-        yield pa.Table.from_arrays([pc.binary_join_element_wise("user-", user, ""), item, times], schema=schema)
-
-
-def _zipf(n: int) -> np.ndarray:
-    """The cumulated shares of n things, the r-th of which is met as often as 1 / (r + 10)."""
-    cumulated = np.cumsum(1 / (np.arange(n) + 10))
-    return cumulated / cumulated[-1]
 
 
 def _write(path: Path, results: list[dict[str, object]]) -> None:

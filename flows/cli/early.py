@@ -23,12 +23,12 @@ def made_ready(settings: Settings) -> Iterator[None]:
         settings.export(server.url)
     gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a quarter of their time
     yield
+    from tasks.adapters import expectations
     from tasks.adapters.tracking import Tracking
 
     _ = Tracking(settings).experiment_id
     if server:
-        import great_expectations  # noqa: F401  while the server still starts; where one is there, only if needed
-
+        expectations.imported()  # while the server still starts; where one is there already, only when needed
         server.wait()
     gc.freeze()
     gc.enable()

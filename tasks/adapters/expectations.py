@@ -163,11 +163,16 @@ def _parts(accepted: Path, part_rows: int) -> Iterator[pa.Table]:
         yield file.schema_arrow.empty_table()
 
 
+def imported() -> None:
+    """Import Great Expectations, which takes two seconds and which only a validation needs."""
+    import great_expectations  # noqa: F401
+
+
 class _Validator:
     """The suite in an ephemeral context of Great Expectations, without telemetry and progress bars."""
 
     def __init__(self, rules: Sequence[_Rule]) -> None:
-        # Imported here: it takes seconds, and only validation needs it.
+        # Imported here, as in `imported`.
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
