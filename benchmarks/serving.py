@@ -1,7 +1,7 @@
 """Requests a second of `recsys serve` beside `mlflow models serve`, same model, same minute. `python -m benchmarks.serving`
 
 A throwaway home with two untrained students (speed does not depend on what was learnt). The two servers answer the same
-histories in turns, over one kept connection each. `--swaps` then changes the champion under load and counts failures.
+histories in turns, over one kept connection each. Under load while the champion changes: benchmarks/soak.py.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,20 +86,16 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1000, help="to each server")
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--swaps", type=int, default=0, help="changes of champion under load, afterwards")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-        settings = _home(Path(folder), asked.items, asked.width)
-        histories = _histories(asked.items, asked.requests)
-        with _serve(settings, poll=10) as ours, _mlflow(settings) as theirs:
+        settings = home_of(Path(folder), asked.items, asked.width)
+        histories = histories_of(asked.items, asked.requests)
+        with served(settings, poll=10) as ours, _mlflow(settings) as theirs:
             _in_turns(ours, theirs, histories)
             print(f"{asked.items:,} items, width {asked.width}, load {os.getloadavg()[0]:.1f}\n")
             print("| server | requests/s | p50 ms | p99 ms | CPU ms a request | MB |\n|---|---|---|---|---|---|")
             print(f"{ours.line()}\n{theirs.line()}")
-        if not asked.swaps:
-            return 0
-        with _serve(settings, poll=0.1) as ours:
-            return _soak(settings, ours, histories, asked.swaps)
+    return 0
 
 
 def _in_turns(ours: Peer, theirs: Peer, histories: list[list[str]]) -> None:
@@ -116,44 +111,15 @@ def _in_turns(ours: Peer, theirs: Peer, histories: list[list[str]]) -> None:
             theirs.ask(json.dumps({"dataframe_split": frame, "params": {"k": 10}}).encode())
 
 
-def _soak(settings: Settings, ours: Peer, histories: list[list[str]], swaps: int) -> int:
-    """Asks without a pause while the champion changes; says how much failed and how much memory grew."""
-    ended, failures, versions = threading.Event(), [], set()
-    ours.seconds.clear()
-
-    def ask() -> None:
-        while not ended.is_set():
-            history = histories[len(ours.seconds) % len(histories)]
-            try:
-                versions.add(json.loads(ours.ask(json.dumps({"history": history}).encode()))["model"]["version"])
-            except Exception as error:
-                failures.append(error)
-                ours.connection.close()
-
-    before, asking = megabytes(ours.process.pid), threading.Thread(target=ask)
-    asking.start()
-    for swap in range(swaps):
-        _promote(settings, 2 - swap % 2)
-        time.sleep(0.5)  # a look of the server is five times shorter
-    ended.set()
-    asking.join()
-    after = megabytes(ours.process.pid)
-    print(
-        f"\n{swaps} swaps in {len(ours.seconds):,} requests: {len(failures)} failed, versions {sorted(versions)}, "
-        f"p99 {1000 * np.percentile(ours.seconds, 99):.2f} ms, memory {before:.0f} -> {after:.0f} MB"
-    )
-    return int(bool(failures))
-
-
 # --- the home and the servers -------------------------------------------------------------------------------------
 
 
-def _home(folder: Path, items: int, width: int) -> Settings:
-    """Versions 1 and 2; version 1 is the champion."""
+def home_of(folder: Path, items: int, width: int, versions: int = 2) -> Settings:
+    """So many versions of untrained students; version 1 is the champion."""
     settings = Settings.from_environment(folder).prepare().export()
     workshop = Workshop.of(settings)
     run_id = workshop.tracking.start_night("benchmark", {}, {})
-    for seed in (1, 2):
+    for seed in range(1, versions + 1):
         made = workshop.store.make(
             Recipe("artifact", 1, {"seed": seed}, ()),
             functools.partial(_write_artifact, seed=seed, items=items, width=width),
@@ -163,7 +129,7 @@ def _home(folder: Path, items: int, width: int) -> Settings:
             STUDENT, published, "recsys.runtime", run_id=run_id, intent=str(seed), tags={}, description=""
         )
     workshop.tracking.finish(run_id, "FINISHED")
-    _promote(settings, 1)
+    promote(settings, 1)
     return settings
 
 
@@ -174,18 +140,21 @@ def _write_artifact(out: Path, seed: int, items: int, width: int) -> None:
     export(student, Publication(catalog, np.arange(items, 0, -1), "exclude", {"dataset": "none"}), 8, out)
 
 
-def _promote(settings: Settings, version: int) -> None:
+def promote(settings: Settings, version: int) -> None:
+    """By the ledger alone, without a load test."""
     ledger = Workshop.of(settings).ledger
     ledger.append(Entry("promote", version, ledger.chain().last, "", "benchmark", f"at {time.time_ns()}"))
 
 
-def _histories(items: int, count: int) -> list[list[str]]:
+def histories_of(items: int, count: int) -> list[list[str]]:
+    """Random ones, always the same."""
     rng = np.random.default_rng(0)
     return [[f"item-{item}" for item in rng.integers(items, size=rng.integers(1, LENGTH))] for _ in range(count)]
 
 
 @contextlib.contextmanager
-def _serve(settings: Settings, poll: float) -> Iterator[Peer]:
+def served(settings: Settings, poll: float) -> Iterator[Peer]:
+    """`recsys serve` on a free port."""
     command = [str(BINARIES / "recsys"), "serve", "--home", str(settings.home), "--port", "0", "--poll", str(poll)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     found = re.search(r":(\d+),", process.stdout.readline() if process.stdout else "")

@@ -76,12 +76,16 @@ class Ledger:
 
     def chain(self) -> Chain:
         """The valid records, compared with their mirror."""
-        versions = self.registry.all_versions(self.name)
-        texts = [(version.number, version.tags.get(_RECORD, "")) for version in versions]
-        chain = fold(texts)
+        versions, contradiction = self._read()
+        while contradiction:  # unless another process wrote a record, and its copy, after they were read
+            again, contradiction = self._read()
+            if len(again) == len(versions):
+                break
+            versions = again
+        chain = fold(_texts(versions))
         tags = {version.number: version.tags for version in versions}
         applied = not chain.records or _APPLIED in tags[chain.last]
-        return Chain(chain.records, chain.broken or self._mirror(texts), applied)
+        return Chain(chain.records, chain.broken or contradiction, applied)
 
     def append(self, entry: Entry) -> Outcome:
         """Records an entry and sets the aliases, unless the champion changed meanwhile. Sending it again is harmless.
@@ -152,6 +156,11 @@ class Ledger:
         )
 
     # -- inside
+
+    def _read(self) -> tuple[list[Version], str]:
+        """Every record, valid or not, and what the mirror says against them."""
+        versions = self.registry.all_versions(self.name)
+        return versions, self._mirror(_texts(versions))
 
     def _write(self, entry: Entry, before: Chain, version: Version) -> None:
         record = Record(
@@ -233,6 +242,10 @@ class Ledger:
         with (self.settings.home / "run" / f"{self.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _texts(versions: Sequence[Version]) -> list[tuple[int, str]]:
+    return [(version.number, version.tags.get(_RECORD, "")) for version in versions]
 
 
 def _holds(chain: Chain, entry: Entry) -> bool:

@@ -249,6 +249,20 @@ def test_an_alias_that_a_killed_promotion_never_set_is_no_hand_move(ledger):
     assert aliases(ledger) == {"champion": 2, "previous": 1}
 
 
+def test_a_record_that_another_writes_while_the_ledger_is_read_is_not_missing(ledger):
+    """Read, then another's record and its copy in the mirror, then the comparison: the copy is ahead of what was read."""
+
+    class Slow(Ledger):
+        def _mirror(self, texts):
+            if len(texts) < 3:
+                ledger.append(promotion(len(texts) + 1, len(texts)))
+            return super()._mirror(texts)
+
+    chain = Slow(ledger.settings, ledger.registry, ledger.model).chain()
+    assert chain.broken == ""
+    assert [r.to for r in chain.records] == [1, 2, 3]
+
+
 RACER = """
 import json, pathlib, random, sys
 from tasks.adapters.ledger import Entry, Ledger
