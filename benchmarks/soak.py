@@ -208,6 +208,8 @@ def _swap(
         forged = champion == FORGED
         _await(peer, f"version {champion} is {'refused' if forged else 'the champion'}")
         refusals += forged
+        wrong = sum(len(tally.failed) + len(tally.wrong) for tally in tallies)
+        print(f"{done:,} requests, {number + 1} swaps, {wrong} wrong, {memory[-1].megabytes:.0f} MB", file=sys.stderr)
     while (done := sum(tally.done for tally in tallies)) < requests:
         time.sleep(0.05)
     return [*memory, Memory(done, megabytes(peer.process.pid))], refusals

@@ -19,6 +19,7 @@ from recsys.histories import Catalog
 BATCH = 32
 STEP = 8  # tokens: lengths are padded to a multiple of it
 RANK_TOLERANCE = 1e-6  # components with less than this share of the largest variance are noise
+_SEAL = b"recsys.seal"
 
 OnProgress = Callable[[float], None]
 """Hears the share that is done, up to 1."""
@@ -170,18 +171,31 @@ def _pooled(model: Any, numbers: Sequence[Sequence[int]], width: int, pooling: s
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """The cached vectors by text hash."""
-    if not file.exists():
+    """The cached vectors by text hash; none when the file is absent, damaged or another's: they are made anew."""
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+        vectors = np.stack(table.column("vector").to_numpy())
+        known = dict(zip(table.column("text").to_pylist(), vectors, strict=True))
+        whole = (table.schema.metadata or {}).get(_SEAL) == _seal(file.name, known)
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         return {}
-    table = pq.read_table(file, page_checksum_verification=True)
-    vectors = np.stack(table.column("vector").to_numpy())
-    return dict(zip(table.column("text").to_pylist(), vectors, strict=True))
+    return known if whole else {}
+
+
+def _seal(name: str, vectors: Mapping[str, np.ndarray]) -> bytes:
+    """sha256 of all that a cache holds, and of its name: checksums of pages leave out what a file says of itself."""
+    digest = hashlib.sha256(name.encode())
+    for text, vector in vectors.items():
+        digest.update(f"\n{text} {vector.dtype} {len(vector)} ".encode())
+        digest.update(vector.tobytes())
+    return digest.hexdigest().encode()
 
 
 def _write(file: Path, vectors: dict[str, np.ndarray]) -> None:
     """Write under a temporary name of this process, then rename; two writers agree on what a text's vector is."""
     dims = len(next(iter(vectors.values())))
-    schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), dims))])
+    fields = [("text", pa.string()), ("vector", pa.list_(pa.float32(), dims))]
+    schema = pa.schema(fields, metadata={_SEAL: _seal(file.name, vectors)})
     flat = pa.array(np.concatenate(list(vectors.values())))
     columns = [pa.array(list(vectors)), pa.FixedSizeListArray.from_arrays(flat, dims)]
     file.parent.mkdir(parents=True, exist_ok=True)

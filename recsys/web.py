@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -116,7 +116,7 @@ def _add_watching(app: FastAPI, source: Source, metrics: WebMetrics) -> None:
         found = health_of(source)
         return _json(found.model_dump_json(), 200 if found.status == "ok" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -186,6 +186,8 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # FastAPI's word for a body that json cannot even decode
+            return _refuse(422, "the request is no JSON: it is no text in UTF-8")
         return _refuse(error.status_code, str(error.detail))
 
     @app.exception_handler(NothingToServeError)

@@ -57,9 +57,13 @@ def vault(workshop: Workshop) -> Iterator[Fault]:
     settings = workshop.settings
     if (settings.vault / "users.sqlite").exists():
         try:
-            Vault(settings.vault, settings.vault_key)
+            damaged = Vault(settings.vault, settings.vault_key).damaged()
         except RecsysError as error:
             yield Fault("vault", error.what, error.mend)
+        else:
+            if damaged:
+                mend = "recsys restore from a backup; events that name them again mend it too"
+                yield Fault("vault", f"{damaged:,} users of {settings.vault / 'users.sqlite'} are damaged", mend)
 
 
 def servers(workshop: Workshop) -> Iterator[Fault]:

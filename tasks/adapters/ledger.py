@@ -230,8 +230,8 @@ class Ledger:
                     draft.write(text.encode())
                     draft.flush()
                     put_if_absent(Path(draft.name), path)
-            elif path.read_text() != text:
-                return f"record {number} was changed after it was written"
+            elif path.read_bytes() != text.encode():
+                return f"record {number} was changed after it was written, or its copy {path} was"
         if (folder / f"{len(texts) + 1:06}.json").exists():
             return f"record {len(texts) + 1} is missing"
         return ""

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys.errors import RecsysError, RegistryError
+from recsys.artifact import verify
+from recsys.errors import ArtifactError, RecsysError, RegistryError
 from recsys.runtime import DEFAULT_K, Runtime
 from tasks.adapters.manifest import digest_of_folder
 
@@ -32,8 +33,9 @@ def check(package: Path, digest: str, loader: str, budget_ms: float) -> None:
     folders = [path for path in (package / "data").iterdir() if path.is_dir()]
     found = digest_of_folder(folders[0]) if len(folders) == 1 else f"{len(folders)} folders"
     if found != digest:
-        raise RegistryError("its files are not those that were registered", where=f"expected {digest}, found {found}")
-    _check_packaging(package, folders[0], loader)
+        what = "its files are not those that were registered"
+        raise RegistryError(f"{what}{_first_fault(folders)}", where=f"expected {digest}, found {found}")
+    check_packaging(package, folders[0], loader)
     served: Runtime = importlib.import_module(loader)._load_pyfunc(str(folders[0])).runtime
     check_latency(served, budget_ms)
 
@@ -51,12 +53,26 @@ def check_latency(runtime: Runtime, budget_ms: float) -> float:
     )
 
 
-def _check_packaging(package: Path, folder: Path, loader: str) -> None:
+def _first_fault(folders: list[Path]) -> str:
+    """Which file is at fault, where an artifact's own manifest can still say so."""
+    try:
+        verify(folders[0])
+    except (ArtifactError, IndexError) as error:
+        return f": {error}"
+    return ""
+
+
+def check_packaging(package: Path, folder: Path, loader: str) -> None:
     """RegistryError unless MLflow would call our loader with this folder and nothing else."""
     import yaml  # type: ignore[import-untyped]  # after the digest: nothing is parsed before
 
-    document: Any = yaml.safe_load((package / "MLmodel").read_text(encoding="utf-8"))
-    flavor: Any = document.get("flavors", {}).get("python_function", {}) if isinstance(document, dict) else {}
+    try:
+        document: Any = yaml.safe_load((package / "MLmodel").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise RegistryError(f"its MLmodel cannot be read: {error}", where=str(package)) from error
+    flavors: Any = document.get("flavors") if isinstance(document, dict) else None
+    flavor: Any = flavors.get("python_function") if isinstance(flavors, dict) else None
+    flavor = flavor if isinstance(flavor, dict) else {}
     expected = {"loader_module": loader, "data": f"data/{folder.name}"}
     if flavor.get("code") or {name: flavor.get(name) for name in expected} != expected:
         raise RegistryError(

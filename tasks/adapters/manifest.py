@@ -91,6 +91,11 @@ class Manifest:
             measured=measured,
         )
 
+    def stands_at(self, name: str) -> bool:
+        """Whether a store has this manifest under this name: by recipe, by digest, or waiting for its name in a bucket."""
+        by_recipe, by_digest = f"manifests/{self.step}/{self.key}.json", f"objects/{self.step}/{self.digest}.json"
+        return name.endswith((by_recipe, by_digest, f"scratch/{self.key}.json"))
+
     @property
     def blobs(self) -> Mapping[str, str]:
         """The name of each file by its sha256, what was measured among them."""
@@ -109,23 +114,26 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The manifest in a file; None when there is no such file; StoreError when it is damaged."""
+        """The manifest in a file of a store; None when there is no such file; StoreError when it is damaged."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        return cls.parse(content, str(path))
+        return cls.parse(content, "/".join(path.parts[-3:]), str(path))
 
     @classmethod
-    def parse(cls, content: bytes, where: str) -> Self:
-        """The manifest that `to_bytes` wrote; StoreError when it is damaged."""
+    def parse(cls, content: bytes, name: str, where: str) -> Self:
+        """The manifest that `to_bytes` wrote and a store has under `name`; StoreError when it is another or damaged."""
         try:
             checked = json.loads(content)
             fields = checked["manifest"]
             if hashlib.sha256(canonical(fields)).hexdigest() != checked["sha256"]:
                 raise ValueError("checksum")
             files = tuple(File(**f) for f in fields["files"])
-            return cls(**{**fields, "files": files, "parents": tuple(fields["parents"])})
+            manifest = cls(**{**fields, "files": files, "parents": tuple(fields["parents"])})
+            if not manifest.stands_at(name):
+                raise ValueError("it belongs under another name")
+            return manifest
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 "a manifest of the store is damaged",

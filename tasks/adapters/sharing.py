@@ -63,7 +63,7 @@ class Shared:
     def manifest(self, name: str) -> Named | None:
         """The manifest under a name; None when there is none, StoreError when it is damaged."""
         found = self.remote.get(name)
-        return Named(Manifest.parse(found.content, self.remote.where(name)), found.modified) if found else None
+        return Named(Manifest.parse(found.content, name, self.remote.where(name)), found.modified) if found else None
 
     def name_object(
         self, manifest: Manifest, blob: Callable[[str], Path], require_whole: Callable[[Manifest], object]
@@ -84,7 +84,7 @@ class Shared:
             seen = found.etag if found else None
             if found is not None:
                 try:
-                    theirs = Manifest.parse(found.content, self.remote.where(name))
+                    theirs = Manifest.parse(found.content, name, self.remote.where(name))
                     require_whole(theirs)
                     return theirs
                 except StoreError:

@@ -19,6 +19,10 @@ KEY_BYTES = 32
 
 _A_QUERY = 10_000
 _WAIT_SECONDS = 60
+_KEEP = """INSERT INTO users VALUES (?, ?)
+    ON CONFLICT (token) DO UPDATE SET user_id = excluded.user_id WHERE user_id IS NOT excluded.user_id"""
+"""A token stands for one user for ever: where the table has another id, that one is damaged."""
+_RESTORE = "Restore it from a backup; without it users cannot be named again."
 _SAMPLE = "recsys vault"  # its token tells one key from another
 
 
@@ -47,30 +51,44 @@ class Vault:
             mend = "Restore it from a backup: under another key every user is a stranger."
             raise HomeError(f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend)
         self.door = Door(key)
-        self._prepare()
+        self._prepare(key_file)
 
     def remember(self, users: pa.Table) -> None:
         """Keeps the (token, user_id) rows that are not known yet. Several processes may do so at once."""
         rows = users.sort_by("token")  # neighbours in the index are written together
         tokens = (bytes.fromhex(token) for token in rows["token"].to_pylist())
-        with closing(self._connect()) as connection, connection:
+        with self._told(), closing(self._connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             pairs = zip(tokens, rows["user_id"].to_pylist(), strict=True)
-            connection.executemany("INSERT OR IGNORE INTO users VALUES (?, ?)", pairs)
+            connection.executemany(_KEEP, pairs)
 
     def user_ids(self, tokens: Iterable[str]) -> dict[str, str]:
         """The user ids of those tokens that are known."""
         return dict(self.each_user_id(tokens))
 
     def each_user_id(self, tokens: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """(token, user id) of those tokens that are known, in the order given; memory stays bounded."""
+        """(token, user id) of those tokens that are known, in the order given; memory stays bounded.
+
+        HomeError for an id that does not make its token: it is not the one that was kept.
+        """
         remaining = iter(tokens)
-        with closing(self._connect()) as connection:
+        with self._told(), closing(self._connect()) as connection:
             while some := list(islice(remaining, _A_QUERY)):
                 marks = ",".join("?" * len(some))
                 query = f"SELECT lower(hex(token)), user_id FROM users WHERE token IN ({marks})"
                 known = dict(connection.execute(query, [bytes.fromhex(token) for token in some]))
+                if wrong := sum(not self._makes(token, user_id) for token, user_id in known.items()):
+                    raise HomeError(f"{wrong:,} users of the vault are damaged", where=str(self._users), mend=_RESTORE)
                 yield from ((token, known[token]) for token in some if token in known)
+
+    def damaged(self) -> int:
+        """Rows whose user id does not make their token. Reads them all; HomeError when they cannot be read."""
+        with self._told(), closing(self._connect()) as connection:
+            rows = connection.execute("SELECT lower(hex(token)), user_id FROM users")
+            return sum(not self._makes(token, user_id) for token, user_id in rows)
+
+    def _makes(self, token: object, user_id: object) -> bool:
+        return isinstance(user_id, str) and self.door.token(user_id) == token
 
     def _require_no_users(self, key_file: Path) -> None:
         if self._users.exists() and self._users.stat().st_size:
@@ -80,25 +98,32 @@ class Vault:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._users, timeout=_WAIT_SECONDS, isolation_level=None)
 
-    def _prepare(self) -> None:
+    def _prepare(self, key_file: Path) -> None:
         """Makes the tables once, and checks that their users came through this door."""
-        try:
-            with closing(self._connect()) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID"
-                )
-                connection.execute("CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
-                connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
-                sample = connection.execute("SELECT sample FROM door").fetchone()[0]
-                connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            mend = "Restore it from a backup; without it users cannot be named again."
-            raise HomeError(f"the table of users cannot be read: {error}", where=str(self._users), mend=mend) from error
+        with self._told(), closing(self._connect()) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "users" not in tables:  # both were made at once; a new one would be without its users
+                raise sqlite3.DatabaseError(f"it has {', '.join(sorted(tables))}, and no table users")
+            connection.execute("CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID")
+            connection.execute("CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
+            connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
+            sample = connection.execute("SELECT sample FROM door").fetchone()[0]
+            connection.execute("COMMIT")
         if sample != self.door.token(_SAMPLE):
             mend = "Give the key they were tokenised with: under another key every user is a stranger."
-            raise HomeError("the vault's users belong to another key", where=str(self._users), mend=mend)
+            where = f"{self._users}, {key_file}"
+            raise HomeError("the vault's users belong to another key", where=where, mend=mend)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """HomeError for what SQLite finds wrong with the table."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            what = f"the table of users cannot be read: {error}"
+            raise HomeError(what, where=str(self._users), mend=_RESTORE) from error
 
 
 def _make_key(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Item sentences, their vectors, the cache of vectors, whitening."""
 
 import importlib.util
+import random
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from recsys import language_model
 from recsys.config import TextConfig
 from recsys.errors import LanguageModelError
 from recsys.histories import Catalog
-from recsys.item_text import TextEncoder, cached_vectors, sentence, whitened
+from recsys.item_text import TextEncoder, _read, cached_vectors, sentence, whitened
 
 WORDS = [
     "[PAD]",
@@ -136,6 +137,37 @@ def test_a_cache_belongs_to_model_pooling_and_tokens(tiny, tmp_path):
         cached_vectors(_encoder(tiny, **knobs), _catalog("red mug"), tmp_path)
     assert len(list(tmp_path.glob("*.parquet"))) == 3
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def _bits(content: bytes, draw: random.Random) -> bytes:
+    spoilt = bytearray(content)
+    spoilt[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(spoilt)
+
+
+def test_a_cache_that_is_damaged_cut_or_deleted_is_made_anew(tiny, tmp_path):
+    first = cached_vectors(_encoder(tiny), _catalog("red mug", "blue cup"), tmp_path)
+    (file,) = tmp_path.glob("*.parquet")
+    whole, draw = file.read_bytes(), random.Random(0)
+    spoilt = [b"", whole[: len(whole) // 2], whole[:-1], *(_bits(whole, draw) for _ in range(50))]
+    for content in [None, *spoilt]:
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        assert np.array_equal(cached_vectors(_encoder(tiny), _catalog("red mug", "blue cup"), tmp_path), first)
+        assert len(_read(file)) == 2
+
+
+def test_caches_that_changed_places_are_made_anew(tiny, tmp_path):
+    encoders = _encoder(tiny), _encoder(tiny, pooling="last")
+    before = [cached_vectors(encoder, _catalog("red mug"), tmp_path) for encoder in encoders]
+    assert not np.array_equal(*before)
+    one, two = sorted(tmp_path.glob("*.parquet"))
+    contents = one.read_bytes(), two.read_bytes()
+    two.write_bytes(contents[0])
+    one.write_bytes(contents[1])
+    after = [cached_vectors(encoder, _catalog("red mug"), tmp_path) for encoder in encoders]
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_a_catalog_without_texts_has_zero_vectors_and_needs_no_model_pass(tiny, tmp_path):

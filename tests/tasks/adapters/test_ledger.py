@@ -193,6 +193,21 @@ def test_a_deleted_last_record_contradicts_its_mirror(ledger):
         ledger.append(promotion(3, 1))
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_a_bit_of_the_mirror_is_told_with_its_file(ledger, bit):
+    ledger.append(promotion(1, 0))
+    copy = ledger.settings.ledger / ledger.name / "000001.json"
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1 << bit
+    copy.write_bytes(content)
+    with pytest.raises(
+        RegistryError, match=r"record 1 was changed after it was written, or its copy .*000001\.json was"
+    ):
+        ledger.append(promotion(2, 1))
+    copy.unlink()
+    assert ledger.append(promotion(2, 1)).won, "copied again"
+
+
 def test_a_hand_moved_alias_is_adopted_when_it_loads(ledger):
     ledger.append(promotion(1, 0))
     ledger.registry.set_alias(ledger.model, "champion", 4)

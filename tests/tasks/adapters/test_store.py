@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import DataError, HomeError, StoreError
+from tasks.adapters.scrub import scrub
 from tasks.adapters.store import MEASURED, File, Manifest, Recipe, Store
 
 FORK = multiprocessing.get_context("fork")
@@ -275,6 +276,45 @@ def test_a_damaged_manifest_is_made_again(tmp_path, folder, copied):
     assert healed.digest == made.digest
     assert Store(tmp_path).open("label", made.digest).is_dir()
     assert list((tmp_path / "bad").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["manifests", "objects"])
+def test_manifests_that_changed_places_are_made_again(tmp_path, folder):
+    """Each is whole and has its own checksum; taken for the other it would be another's result without a word."""
+    other = Recipe("label", 3, {"top_k": 49}, ("aa", "bb"), {"threads": "1"})
+    made = Store(tmp_path).make(RECIPE, build)
+    Store(tmp_path).make(other, lambda out: (out / "labels.bin").write_text("other") and None)
+    one, two = sorted((tmp_path / folder / "label").glob("*.json"))
+    one.rename(tmp_path / "third")
+    two.rename(one)
+    (tmp_path / "third").rename(two)
+    assert len(scrub(Store(tmp_path)).damages) >= 2
+    with pytest.raises(StoreError, match="a manifest of the store is damaged"):
+        Store(tmp_path)._read(two.relative_to(tmp_path).as_posix())
+    healed = Store(tmp_path).make(RECIPE, build)
+    assert healed.digest == made.digest
+    assert set(contents(Store(tmp_path).open("label", healed.digest))) == {"labels.bin", "part/0.bin"}
+
+
+@pytest.mark.parametrize("harm", ["truncated", "deleted", "another's"])
+def test_a_blob_that_is_not_itself_is_made_again(tmp_path, harm):
+    made = Store(tmp_path).make(RECIPE, build)
+    other = Store(tmp_path).make(Recipe("label", 4, {}, ()), lambda out: (out / "labels.bin").write_text("x") and None)
+    blobs = {
+        m.files[0].name: Store(tmp_path).blob(m.files[0].sha256)
+        for m in [Store(tmp_path).manifest("label", made.digest)]
+    }
+    theirs = Store(tmp_path).blob(Store(tmp_path).manifest("label", other.digest).files[0].sha256)
+    blob = blobs["labels.bin"]
+    content = blob.read_bytes()
+    blob.unlink()
+    if harm != "deleted":
+        blob.write_bytes(content[:7] if harm == "truncated" else theirs.read_bytes())
+    with pytest.raises(StoreError, match=r"label/labels\.bin is (damaged|missing)"):
+        Store(tmp_path).open("label", made.digest)
+    healed = Store(tmp_path).make(RECIPE, build)
+    assert (healed.reused, healed.digest) == (False, made.digest)
+    assert contents(Store(tmp_path).open("label", made.digest))["labels.bin"] == content
 
 
 def test_a_foreign_file_in_a_view_does_not_stay(tmp_path):

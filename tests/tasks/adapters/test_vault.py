@@ -1,5 +1,6 @@
 """The vault: one key, made once; tokens lead back to users here and nowhere else."""
 
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -113,3 +114,56 @@ def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "vault").write_text("x")
     with pytest.raises(HomeError, match="cannot be opened"):
         Vault(tmp_path / "vault")
+
+
+def harmed(tmp_path, statement):
+    """A vault of a and b, and what somebody or a bit did to its table. Gives it and the tokens."""
+    vault = Vault(tmp_path / "vault")
+    tokens = remembered(vault, "a", "b")
+    with sqlite3.connect(tmp_path / "vault" / "users.sqlite") as users:
+        users.execute(statement)
+    return vault, tokens
+
+
+def test_an_id_that_does_not_make_its_token_is_refused_and_mended_by_who_names_it_again(tmp_path):
+    vault, tokens = harmed(tmp_path, "UPDATE users SET user_id = 'q' WHERE user_id = 'a'")
+    with pytest.raises(HomeError, match=r"1 users of the vault are damaged \(.*users\.sqlite\)"):
+        vault.user_ids(tokens)
+    assert vault.damaged() == 1
+    remembered(vault, "a")
+    assert vault.user_ids(tokens) == dict(zip(tokens, "ab", strict=True))
+    assert vault.damaged() == 0
+
+
+@pytest.mark.parametrize("value", ["NULL", "7", "x'ff'"])
+def test_what_is_no_user_id_is_refused(tmp_path, value):
+    vault, tokens = harmed(tmp_path, f"UPDATE users SET user_id = {value} WHERE user_id = 'a'")
+    with pytest.raises(HomeError, match="1 users of the vault are damaged"):
+        vault.user_ids(tokens)
+
+
+def test_a_damaged_token_names_nobody_and_is_found(tmp_path):
+    vault, tokens = harmed(tmp_path, "UPDATE users SET token = x'00' WHERE user_id = 'a'")
+    assert vault.user_ids(tokens) == {tokens[1]: "b"}
+    assert vault.damaged() == 1
+
+
+def test_a_table_that_lost_its_name_is_not_begun_anew(tmp_path):
+    harmed(tmp_path, "ALTER TABLE users RENAME TO usess")
+    with pytest.raises(HomeError, match=r"it has door, usess, and no table users.*Restore it"):
+        Vault(tmp_path / "vault")
+
+
+def test_a_page_that_sqlite_refuses_is_told_as_the_table(tmp_path):
+    vault = Vault(tmp_path / "vault")
+    tokens = remembered(vault, *(f"user-{i}" for i in range(3000)))
+    table = tmp_path / "vault" / "users.sqlite"
+    with sqlite3.connect(table) as users:
+        users.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(table.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 8] = b"\xff" * 8
+    table.write_bytes(content)
+    for asked in (lambda: vault.user_ids(tokens), lambda: remembered(vault, "new"), vault.damaged):
+        with pytest.raises(HomeError, match=r"table of users cannot be read.*users\.sqlite"):
+            asked()
