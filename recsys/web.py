@@ -188,7 +188,7 @@ def _add_refusals(app: FastAPI) -> None:
     async def other(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # FastAPI's word for a body that json cannot even decode
             return _refuse(422, "the request is no JSON: it is no text in UTF-8")
-        return _refuse(error.status_code, str(error.detail))
+        return _refuse(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(NothingToServeError)
     async def nothing(request: Request, error: NothingToServeError) -> JSONResponse:
@@ -202,8 +202,9 @@ def _fault(fault: Mapping[str, Any]) -> str:
     return f"{place or 'the request'}: {fault['msg']}"
 
 
-def _refuse(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": wording.plain(sentence, 500)}, status)
+def _refuse(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """`headers`: what belongs to the status, as the methods that a 405 names."""
+    return JSONResponse({"error": wording.plain(sentence, 500)}, status, headers)
 
 
 class _Bounded:
