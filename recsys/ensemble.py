@@ -100,8 +100,9 @@ def fit_ensemble(
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path,
+    fit: Callable[..., tuple[Teacher, list[Epoch]]] = fit_teacher,
 ) -> tuple[Teacher | Ensemble, list[Epoch]]:
-    """Train `config.members` teachers one after another, as `fit_teacher`; epochs are numbered through.
+    """Train `config.members` teachers one after another by `fit`, as `fit_teacher`; epochs are numbered through.
 
     One that is trained is kept beside `checkpoint`, so that a run which was killed does not train it again. `enough`
     is asked before each but the first, too: what there is by then is the ensemble.
@@ -123,7 +124,7 @@ def fit_ensemble(
             for epoch in json.loads((done / "curve.json").read_text()):
                 hear(Epoch(**epoch))
             continue
-        member, epochs = fit_teacher(
+        member, epochs = fit(
             histories, cases, items, vectors, member_config(config, number), length=length,
             redraw_baskets=redraw_baskets, on_epoch=hear, enough=enough,
             checkpoint=checkpoint.with_name(f"{checkpoint.name}-{number}"),

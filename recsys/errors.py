@@ -14,6 +14,8 @@ RecsysError
 """
 
 import unicodedata
+from functools import partial
+from typing import Any
 
 _LONGEST = 900
 """Characters of each of the three parts of a message: what a file or a command line holds may be a megabyte."""
@@ -32,6 +34,10 @@ class RecsysError(Exception):
         place = f" ({where})" if where else ""
         advice = f" {mend}" if mend else ""
         super().__init__(f"{what}{place}.{advice}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its parts: made anew from its message alone it would say it with two full stops."""
+        return partial(type(self), self.what, where=self.where, mend=self.mend), ()
 
 
 class InputError(RecsysError):

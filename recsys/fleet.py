@@ -142,11 +142,16 @@ def _serve(connection: Connection, file: Path) -> None:
         connection.send_bytes(pickle.dumps(answer))
 
 
+def end_with_parent() -> None:
+    """From now on this process is killed when the one that started it ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
 def _main(descriptor: int, file: Path, threads: int) -> None:
     import torch  # here: whoever only starts workers may have no use for it
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it and ends its workers
     torch.set_num_threads(threads)
     try:

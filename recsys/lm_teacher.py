@@ -23,6 +23,7 @@ from recsys.config import LmTeacherConfig
 from recsys.decoder import Dropout
 from recsys.errors import LanguageModelError, StoreError
 from recsys.histories import Cases, Histories
+from recsys.ranks import ALONE, Ranks
 from recsys.teacher import TextTable
 from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, never, ranking_validator, seeded
 
@@ -131,18 +132,24 @@ def fit_lm_teacher(
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[LmTeacher, list[Epoch]]:
-    """Train adapters, item vectors and head; as `fit_teacher`. Raises LanguageModelError, TrainingError."""
+    """Train adapters, item vectors and head; as `fit_teacher`. Raises LanguageModelError, TrainingError.
+
+    Each of several `ranks` holds a part of the language model, which is frozen, and all of what is trained.
+    """
     on = device()
     digest = language_model.digest(language_model.locate(config.backbone))
     shape = LmShape(items, length, config.backbone, digest, config.layers, config.lora_rank, config.head_width)
     with seeded(on, SEED):
-        teacher = LmTeacher(shape, vectors).to(on)
+        teacher = LmTeacher(shape, vectors)
+    ranks.spread(teacher.backbone, teacher.backbone.layers)
+    teacher.to(on)
     schedule = Schedule(config.epochs, config.learning_rate, SEED, redraw_baskets=redraw_baskets)
     validate = ranking_validator(teacher, cases)
     epochs = fit(
         teacher, histories, length, schedule, HardLabels(), validate,
-        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint,
+        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint, ranks=ranks,
     )  # fmt: skip
     return teacher, epochs
 

@@ -15,6 +15,7 @@ from recsys.config import TeacherConfig
 from recsys.decoder import Decoder, DecoderShape
 from recsys.errors import StoreError
 from recsys.histories import Cases, Histories
+from recsys.ranks import ALONE, Ranks
 from recsys.training import Epoch, HardLabels, Schedule, device, fit, ignore, never, ranking_validator, seeded
 
 BATCH_TOKENS = 2048  # a teacher gains more from many steps than from large ones
@@ -118,10 +119,11 @@ def fit_teacher(
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Teacher, list[Epoch]]:
     """Train a teacher of `items` items that reads `length` of them; the best epoch on the validation `cases` is kept.
 
-    `on_epoch`, `enough` and `checkpoint` are those of `fit`.
+    `on_epoch`, `enough`, `checkpoint` and `ranks` are those of `fit`.
     `vectors` (N, d) are the whitened texts, None without any. With `redraw_baskets` the order inside a basket is drawn
     anew each epoch.
     """
@@ -133,6 +135,6 @@ def fit_teacher(
     validate = ranking_validator(teacher, cases)
     epochs = fit(
         teacher, histories, length, schedule, HardLabels(), validate,
-        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint,
+        on_epoch=on_epoch, enough=enough, checkpoint=checkpoint, ranks=ranks,
     )  # fmt: skip
     return teacher, epochs

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from recsys import checkpoint as checkpoints
 from recsys import softmax
 from recsys.adamw import AdamW
+from recsys.batch import Batch
 from recsys.checkpoint import Checkpoint
 from recsys.errors import TrainingError
 from recsys.histories import Histories
+from recsys.ranks import ALONE, Ranks
 from recsys.sequence_model import Scorer, SequenceModel, ranking_validator
 from recsys.windows import Windows
 
@@ -74,30 +76,6 @@ class Schedule:
             return self.learning_rate * progress / warm_up
         cosine = (1 + math.cos(math.pi * min((progress - warm_up) / (1 - warm_up), 1))) / 2
         return self.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B windows, and the P positions among them that are owned, in row-major order."""
-
-    items: Tensor  # (B, L) int64, 0 is padding
-    owned: Tensor  # (B, L) bool
-    labels: Tensor  # (P,) int64, the item that really followed
-    weights: Tensor  # (P,) float32, the label's event weight
-    positions: Tensor  # (P,) int64, flat input positions in the Histories
-
-    @classmethod
-    def of(cls, histories: Histories, windows: Windows, chosen: np.ndarray, on: torch.device) -> "Batch":
-        """The windows with the numbers `chosen` (B,)."""
-        start, own, stop = (edge[chosen, None] for edge in (windows.start, windows.own, windows.stop))
-        at = start + np.arange((stop - start).max())
-        inside = at < stop
-        items = np.where(inside, histories.items[np.where(inside, at, 0)], 0).astype(np.int64)
-        owned = inside & (at >= own)
-        positions = at[owned]
-        labels = histories.items[positions + 1].astype(np.int64)
-        arrays = items, owned, labels, histories.weights[positions + 1], positions
-        return cls(*(torch.from_numpy(array).to(on) for array in arrays))
 
 
 class Objective(Protocol):
@@ -155,6 +133,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] = ignore,
     enough: Callable[[], bool] = never,
     checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Epoch]:
     """Train `model` in place on the training part of `histories`; it is left with the weights of its best epoch.
 
@@ -163,21 +142,28 @@ def fit(
     after each epoch and removed at the end; a run of the same model, data and schedule goes on from it to the same
     bits. `enough` is asked after each epoch whether to stop with the best so far: fewer epochs come back, and the
     checkpoint stays. Raises TrainingError when there is nothing to train on or the loss is not a number.
+
+    Several `ranks` call it with the same arguments. What the first validates, and whether it has enough, counts for all;
+    it alone writes the checkpoint, which stays: whoever has the same arguments gets the trained model from it.
     """
-    run = _Run(model, histories, Windows.of_training(histories, length), schedule, objective)
+    run = _Run(model, histories, Windows.of_training(histories, length), schedule, objective, ranks)
     made_from = run.digest()
     found = checkpoints.load(checkpoint, made_from) if checkpoint else None
     if found:
         run.restore(found)
+    if ranks.agreed(len(run.epochs)) != len(run.epochs):
+        raise TrainingError(
+            "the ranks do not read the same checkpoint", where=str(checkpoint), mend="All hosts must share its folder."
+        )
     for epoch in run.epochs:
         on_epoch(epoch)
-    while len(run.epochs) < schedule.epochs and not (run.epochs and enough()):
+    while len(run.epochs) < schedule.epochs and not (run.epochs and ranks.agreed(enough())):
         run.advance(validate)
-        if checkpoint:
+        if checkpoint and ranks.rank == 0:
             run.checkpoint(made_from).save(checkpoint)
         on_epoch(run.epochs[-1])
     run.keep_best()
-    if checkpoint and len(run.epochs) == schedule.epochs:
+    if checkpoint and len(run.epochs) == schedule.epochs and ranks.world == 1:
         checkpoint.unlink(missing_ok=True)
     return run.epochs
 
@@ -186,7 +172,13 @@ class _Run:
     """A training run between two epochs: weights, moments, the best so far."""
 
     def __init__(
-        self, model: SequenceModel, histories: Histories, windows: Windows, schedule: Schedule, objective: Objective
+        self,
+        model: SequenceModel,
+        histories: Histories,
+        windows: Windows,
+        schedule: Schedule,
+        objective: Objective,
+        ranks: Ranks,
     ) -> None:
         if not windows.positions:
             raise TrainingError(
@@ -194,7 +186,7 @@ class _Run:
                 mend="A user needs two events before the validation window: bring more days of events.",
             )
         self.model, self.histories, self.windows = model, histories, windows
-        self.schedule, self.objective = schedule, objective
+        self.schedule, self.objective, self.ranks = schedule, objective, ranks
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.weights.values())).device
         self.optimizer = AdamW(self.weights, schedule.weight_decay)
@@ -209,9 +201,10 @@ class _Run:
         """Train one epoch more, and keep its weights if they are the best so far."""
         number, began = len(self.epochs) + 1, time.perf_counter()
         with seeded(self.device, self.schedule.seed, number) as rng:
+            self.ranks.part_ways(self.device, self.schedule.seed, number)
             loss = self._train(number, rng)
             self.model.eval()
-            reached = validate()
+            reached = self.ranks.agreed(validate())
         if reached >= max((e.validation_ndcg for e in self.epochs), default=-math.inf):
             self.best = {name: p.detach().clone() for name, p in self.weights.items()}
         self.epochs.append(Epoch(number, loss, reached, time.perf_counter() - began))
@@ -236,18 +229,21 @@ class _Run:
             total += loss * len(batch.labels)
         return total / done
 
-    def _step(self, batch: Batch, rate: float) -> float:
+    def _step(self, whole: Batch, rate: float) -> float:
         """One update; the loss before it."""
+        batch, share = self.ranks.part(whole)
         # bfloat16 where a GPU computes it; float32 on a CPU, where few have the instructions to gain from it.
         halved = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=halved):
             table = self.model.item_table()
             states = self.model.states(batch.items, table)[batch.owned]
-            loss = self.objective(states, table, batch)
+            with self.ranks.alike(self.device):
+                loss = share * self.objective(states, table, batch)
         torch.autograd.backward(loss)
+        total = self.ranks.summed(loss, self.weights)
         nn.utils.clip_grad_norm_(self.weights.values(), CLIP_NORM)
         self.optimizer.step(rate)
-        return float(loss.detach())
+        return total
 
     def keep_best(self) -> None:
         """Give the model the weights of its best epoch."""

@@ -1,10 +1,13 @@
 """What the bits of a trained model depend on beside its inputs. It is part of the keys of training and labelling."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 
 from recsys.search import ROUND
+from recsys.torchrun import Torchrun
 from tasks.adapters.settings import Settings
 
 
@@ -13,6 +16,26 @@ def use(settings: Settings) -> Mapping[str, str]:
     torch.set_num_threads(settings.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     return {"threads": str(settings.threads), "torch": str(torch.__version__), "device": device}
+
+
+def use_by_ranks(settings: Settings) -> Mapping[str, str]:
+    """As `use`, for what ranks train: several add up their gradients in another order than one process does."""
+    several = {"ranks": str(settings.ranks), "rank_threads": str(_rank_threads(settings))} if settings.ranks > 1 else {}
+    return {**use(settings), **several}
+
+
+def by_ranks(settings: Settings, fit: Callable[..., Any]) -> Callable[..., Any]:
+    """`fit`, or what is called alike and has it done by as many processes as the settings say."""
+    if settings.ranks == 1:
+        return fit
+    place = settings.temp / "ranks"  # known beforehand: other hosts join by it
+    launched = Torchrun(place, settings.ranks, _rank_threads(settings), settings.hosts, settings.rendezvous)
+    return partial(launched.fit, fit)
+
+
+def _rank_threads(settings: Settings) -> int:
+    """The ranks of a host share its threads evenly."""
+    return max(1, settings.threads * settings.hosts // settings.ranks)
 
 
 def workers(settings: Settings) -> int:

@@ -1,8 +1,10 @@
 """teach: the registry's champion teacher while it is fresh, else a new one."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from prefect import task
@@ -114,7 +116,7 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
             "length": length,
         },
         (ref.digest, encoder.digest()),
-        computing.use(at.settings),
+        computing.use_by_ranks(at.settings),
     )
 
     def build(out: Path) -> Got:
@@ -132,13 +134,14 @@ def _train(at: Step, ref: DatasetRef, dataset: Dataset) -> tuple[Stored, str]:
                 child, {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}, step=epoch.number
             )
 
-        small = fit_ensemble if config.teacher.members > 1 else fit_teacher
-        fit = partial(fit_lm_teacher, config=lm) if lm else partial(small, config=config.teacher)
+        one = computing.by_ranks(at.settings, fit_lm_teacher if lm else fit_teacher)
+        fit: Callable[..., Any] = partial(fit_ensemble, fit=one) if config.teacher.members > 1 and not lm else one
         model, curve = fit(
             dataset.histories,
             cases,
             dataset.catalog.items,
             None if texts is None else whitened(texts, config.text.dims),
+            lm or config.teacher,
             length=length,
             redraw_baskets=dataset.has_baskets,
             on_epoch=on_epoch,

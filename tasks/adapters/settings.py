@@ -42,6 +42,9 @@ class Settings:
     shards: int  # a power of two, fixed for a home
     memory_mb: int  # for out-of-core joins and sorts
     shared: Address | None = None  # the bucket that `store` is the cache of
+    ranks: int = 1  # processes that train one teacher, of all hosts together; part of its key, as threads are
+    hosts: int = 1  # that the ranks are spread over evenly
+    rendezvous: str = ""  # HOST:PORT where the launchers of several hosts meet
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Self:
@@ -52,6 +55,13 @@ class Settings:
             raise ConfigError(f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS")
         place = os.environ.get("RECSYS_STORE") or str(home / "store")
         shared = Address.from_environment(place) if "://" in place else None
+        ranks, hosts, rendezvous = _count("RANKS", 1), _count("HOSTS", 1), os.environ.get("RECSYS_RENDEZVOUS", "")
+        if ranks % hosts or (hosts > 1 and ":" not in rendezvous):
+            raise ConfigError(
+                f"{ranks} ranks on {hosts} hosts that meet at {rendezvous!r} cannot be launched",
+                where="RECSYS_RANKS, RECSYS_HOSTS, RECSYS_RENDEZVOUS",
+                mend="Give a number of ranks that the hosts share evenly and, for several hosts, HOST:PORT of this one.",
+            )
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21  # half of the machine's
         return cls(
             home=home,
@@ -62,6 +72,9 @@ class Settings:
             shards=shards,
             memory_mb=_count("MEMORY_MB", max(512, memory_mb)),
             shared=shared,
+            ranks=ranks,
+            hosts=hosts,
+            rendezvous=rendezvous,
         )
 
     @property

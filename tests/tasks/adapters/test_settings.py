@@ -54,6 +54,19 @@ def test_an_impossible_number_is_told_with_its_variable(monkeypatch, tmp_path, n
         Settings.from_environment(tmp_path)
 
 
+def test_ranks_that_hosts_cannot_share_or_that_cannot_meet_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECSYS_RANKS", "4")
+    assert Settings.from_environment(tmp_path).ranks == 4
+    monkeypatch.setenv("RECSYS_HOSTS", "2")
+    with pytest.raises(ConfigError, match=r"4 ranks on 2 hosts that meet at '' cannot be launched"):
+        Settings.from_environment(tmp_path)
+    monkeypatch.setenv("RECSYS_RENDEZVOUS", "first:29400")
+    assert Settings.from_environment(tmp_path).rendezvous == "first:29400"
+    monkeypatch.setenv("RECSYS_RANKS", "3")
+    with pytest.raises(ConfigError, match="RECSYS_HOSTS"):
+        Settings.from_environment(tmp_path)
+
+
 def test_prepare_makes_private_folders(tmp_path):
     settings = Settings.from_environment(tmp_path / "home").prepare()
     assert stat.S_IMODE(settings.home.stat().st_mode) == 0o700
