@@ -29,14 +29,14 @@ lint: $(VENV)/.ready
 # The environment is whole or absent: .ready is written last.
 $(VENV)/.ready: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[flows,minilm,lora,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[flows,minilm,lora,dask,dev]'
 	touch $@
 
 # Renews the lock: resolves pyproject's bounds in an empty environment and writes what was chosen.
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 -e '.[flows,minilm,lora,servers,kubernetes,dev]'
+	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 -e '.[flows,minilm,lora,servers,kubernetes,dask,dev]'
 	{ sed -n '/^#/p' $(LOCK); $(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
 	rm -rf $(VENV)-lock

@@ -5,10 +5,14 @@ refuses leakage.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +23,10 @@ from recsys.catalog import appended, load_catalog
 from recsys.config import DataConfig, EventsConfig
 from recsys.door import TOKEN_LENGTH
 from recsys.errors import ConfigError, DataError, LeakageError
-from recsys.event_union import Engine, EventUnion, Losses, open_union
+from recsys.event_union import Engine, EventUnion, Losses, UnionFile, open_union
 from recsys.histories import Cases, Catalog, Histories
 from recsys.split import Cuts, window_before
+from recsys.spread import HERE, in_order
 
 SHARD = pa.schema(
     [
@@ -41,7 +46,7 @@ MOST_SHARDS = 256
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """How a dataset is made. `memory_mb` (DuckDB's limit), `threads` and `temp` change no result."""
+    """How a dataset is made. `memory_mb` (DuckDB's limit), `threads`, `temp` and `a_shard` change no result."""
 
     events: EventsConfig
     data: DataConfig
@@ -50,6 +55,7 @@ class BuildPlan:
     memory_mb: int
     temp: Path
     threads: int = 2
+    a_shard: Engine | None = None  # of a process that writes shards; None: as here
 
 
 @dataclass(frozen=True)
@@ -83,19 +89,25 @@ class Build:
 
 
 def build(
-    accepted: Sequence[Path], items: Path | None, catalog_before: Path | None, out: Path, plan: BuildPlan
+    accepted: Sequence[Path],
+    items: Path | None,
+    catalog_before: Path | None,
+    out: Path,
+    plan: BuildPlan,
+    executor: Executor = HERE,
 ) -> Build:
     """Makes a dataset in `out` from accepted.parquet files in order, an items.parquet and the last catalog.
 
-    Writes catalog.parquet, shard-XX.parquet and, last, build.json. Raises DataError when there is nothing to
-    learn from, to validate or to test on.
+    Writes catalog.parquet, shard-XX.parquet and, last, build.json. The shards are the executor's work; its processes
+    must see `plan.temp`. Raises DataError when there is nothing to learn from, to validate or to test on.
     """
     if plan.shards not in {1 << bits for bits in range(MOST_SHARDS.bit_length())}:
         raise ConfigError(f"{plan.shards} shards are not a power of two up to {MOST_SHARDS}")
     if not accepted:
         raise DataError("there are no files of events", mend="Validate at least one.")
     out.mkdir(parents=True, exist_ok=True)
-    with open_union(accepted, Engine(plan.memory_mb, plan.threads, plan.temp)) as union:
+    engine = Engine(plan.memory_mb, plan.threads, plan.temp)
+    with open_union(accepted, engine) as union:
         as_of = union.newest() + 1 if plan.as_of is None else plan.as_of
         losses = union.keep(plan.events, as_of, plan.data.repeats == "exclude")
         _require_kept(losses)
@@ -104,7 +116,7 @@ def build(
         catalog, notes = appended(event_items, items, catalog_before)
         union.code_items(catalog["item_id"].combine_chunks())
         cuts, cut_notes = _cuts(union, as_of, plan.data)
-        parts = [_write_shard(union, shard, cuts, out, plan.shards) for shard in range(plan.shards)]
+        parts = _write_shards(union.closed(plan.a_shard or engine), cuts, out, plan.shards, executor)
     _write(catalog, out / "catalog.parquet")
     result = Build(
         **asdict(losses),
@@ -129,22 +141,36 @@ def build(
 class _Part:
     """What one shard holds."""
 
+    draft: Path
     training_positions: int
     validation_users: int
     test_users: int
 
 
-def _write_shard(union: EventUnion, shard: int, cuts: Cuts, out: Path, shards: int) -> _Part:
-    users, events = union.users_of(shard, shards), union.events_of(shard, shards)
+def _write_shards(union: UnionFile, cuts: Cuts, out: Path, shards: int, executor: Executor) -> list[_Part]:
+    """Only here does a shard get its name: a worker thought lost may still be writing a draft of its own."""
+    parts = []
+    for shard, part in in_order(executor, partial(_draft, union, cuts, shards), ((n, n) for n in range(shards))):
+        shutil.move(part.draft, out / f"shard-{shard:02x}.parquet")
+        parts.append(part)
+    return parts
+
+
+def _draft(union: UnionFile, cuts: Cuts, shards: int, shard: int) -> _Part:
+    """Writes a shard under a name that nobody else writes to."""
+    with union.reading() as read:
+        users, events = read.users_of(shard, shards), read.events_of(shard, shards)
     offsets = np.searchsorted(events["number"], np.append(users["number"].to_numpy(), np.iinfo(np.int64).max))
     train_end, valid_end = cuts.ends(events["timestamp"], offsets)
     columns = [users["token"].combine_chunks(), users["number"].combine_chunks()]
     for name in ("code", "timestamp", "weight"):
         columns.append(pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(events[name])))
     columns += [pa.array(train_end), pa.array(valid_end)]
-    _write(pa.Table.from_arrays(columns, schema=SHARD), out / f"shard-{shard:02x}.parquet")
+    draft = union.folder / f"shard-{uuid4().hex}.parquet"
+    _write(pa.Table.from_arrays(columns, schema=SHARD), draft)
     lengths = np.diff(offsets)
     return _Part(
+        draft=draft,
         training_positions=int(np.maximum(train_end - 1, 0).sum()),
         validation_users=int(((train_end > 0) & (valid_end > train_end)).sum()),
         test_users=int(((valid_end > 0) & (lengths > valid_end)).sum()),

@@ -2,8 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +17,7 @@ from recsys.dataset import Dataset
 from recsys.histories import Cases
 from recsys.metrics import CUTOFFS, Hits, cross_entropy, every_metric
 from recsys.recommender import History, Recommender
+from recsys.spread import HERE, Shared, in_order
 
 LIST_LENGTH = max(CUTOFFS)
 _HEAD_EVENTS = 0.8  # the head is the fewest items that make this share of the training events
@@ -136,16 +139,22 @@ class OnCatalog(Recommender):
 
 
 def evaluate(
-    model: Recommender, cases: Cases, dataset: Dataset, bytes: int, on_progress: OnProgress = ignore
+    model: Recommender,
+    cases: Cases,
+    dataset: Dataset,
+    bytes: int,
+    on_progress: OnProgress = ignore,
+    *,
+    executor: Executor = HERE,
 ) -> ModelReport:
     """Ranks the whole catalog for every user of `cases`, through the model's own `top`, and measures.
 
     `bytes` is the size of the model's files. A user for whom a score is not a number gets NaN as every
-    metric, which the gate refuses.
+    metric, which the gate refuses. The ranking is the executor's work.
     """
     catalog_items = dataset.catalog.items
     counts = dataset.training_counts()
-    ranked = _rank(OnCatalog(model, catalog_items), cases, on_progress)
+    ranked = _rank(OnCatalog(model, catalog_items), cases, on_progress, executor)
     metrics = every_metric(Hits.of(ranked.top, cases.targets))
     first_ten = ranked.top[:, :10]
     shown = first_ten[first_ten > 0]
@@ -229,28 +238,57 @@ class _Ranked:
     broken: np.ndarray  # (C,) bool, a score was not a number
 
 
-def _rank(model: Recommender, cases: Cases, on_progress: OnProgress) -> _Ranked:
+def _rank(model: OnCatalog, cases: Cases, on_progress: OnProgress, executor: Executor) -> _Ranked:
     """All users of `cases`, a batch at a time."""
     ranked = _Ranked(
         top=np.zeros((len(cases), LIST_LENGTH), np.int32),
         cross_entropy=np.full(len(cases), np.nan) if model.probabilistic else None,
         broken=np.zeros(len(cases), bool),
     )
+    with Shared(model) as shared:
+        for users, batch in in_order(executor, partial(_rank_batch, shared), _batches(model, cases)):
+            ranked.top[users], ranked.broken[users] = batch.top, batch.broken
+            if ranked.cross_entropy is not None:
+                ranked.cross_entropy[users] = batch.cross_entropy
+            on_progress(users.stop, len(cases))
+    return ranked
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """B users to rank for."""
+
+    histories: list[np.ndarray]
+    targets: list[np.ndarray]
+    exclusions: list[np.ndarray]
+
+
+def _batches(model: Recommender, cases: Cases) -> Iterator[tuple[slice, _Batch]]:
+    """The users of `cases`, as many at once as the model's scores have room for."""
     exclusions = cases.exclusions()
-    batch = max(1, min(_BATCH_USERS, _BATCH_SCORES // model.items))
-    for start in range(0, len(cases), batch):
-        users = np.arange(start, min(start + batch, len(cases)))
-        if ranked.cross_entropy is not None:
-            scores = model.scores([cases.histories[user] for user in users])
-            for row, user in enumerate(users):
-                scores[row, exclusions[user] - 1] = -np.inf
-            broken = np.isnan(scores).any(axis=1) | np.isposinf(scores).any(axis=1)
-            ranked.broken[users] = broken
-            users, scores = users[~broken], scores[~broken]
-            ranked.cross_entropy[users] = cross_entropy(scores, [cases.targets[user] for user in users])
-        codes, _ = model.top(
-            [cases.histories[user] for user in users], LIST_LENGTH, [exclusions[user] for user in users]
-        )
-        ranked.top[users, : codes.shape[1]] = codes
-        on_progress(min(start + batch, len(cases)), len(cases))
+    size = max(1, min(_BATCH_USERS, _BATCH_SCORES // model.items))
+    for start in range(0, len(cases), size):
+        users = slice(start, min(start + size, len(cases)))
+        yield users, _Batch(cases.histories[users], cases.targets[users], exclusions[users])
+
+
+def _rank_batch(model: Shared[OnCatalog], batch: _Batch) -> _Ranked:
+    """Each user's list does not depend on the others of the batch."""
+    sound = np.arange(len(batch.histories))
+    ranked = _Ranked(
+        top=np.zeros((len(sound), LIST_LENGTH), np.int32),
+        cross_entropy=np.full(len(sound), np.nan) if model.value.probabilistic else None,
+        broken=np.zeros(len(sound), bool),
+    )
+    if ranked.cross_entropy is not None:
+        scores = model.value.scores(batch.histories)
+        for row, codes in zip(scores, batch.exclusions, strict=True):
+            row[codes - 1] = -np.inf
+        ranked.broken[:] = np.isnan(scores).any(axis=1) | np.isposinf(scores).any(axis=1)
+        sound = np.flatnonzero(~ranked.broken)
+        ranked.cross_entropy[sound] = cross_entropy(scores[sound], [batch.targets[user] for user in sound])
+    codes, _ = model.value.top(
+        [batch.histories[user] for user in sound], LIST_LENGTH, [batch.exclusions[user] for user in sound]
+    )
+    ranked.top[sound, : codes.shape[1]] = codes
     return ranked

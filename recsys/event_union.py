@@ -4,6 +4,7 @@ Every result is ordered explicitly: the number of threads changes nothing but th
 """
 
 import glob
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,8 +51,10 @@ def open_union(accepted: Sequence[Path], engine: Engine) -> Iterator["EventUnion
 
     try:
         engine.temp.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=engine.temp, prefix="union-") as folder, _connected(folder, engine) as sql:
-            yield EventUnion(sql, accepted)
+        with TemporaryDirectory(dir=engine.temp, prefix="union-") as folder:
+            database = Path(folder, "events.duckdb")
+            with _connected(database, Path(folder), engine) as sql:
+                yield EventUnion(sql, accepted, database)
     except duckdb.OutOfMemoryException as error:
         mend = "Raise RECSYS_MEMORY_MB, or free disk space for what does not fit."
         raise HomeError(f"{engine.memory_mb} MB do not suffice to join the events", mend=mend) from error
@@ -60,26 +63,71 @@ def open_union(accepted: Sequence[Path], engine: Engine) -> Iterator["EventUnion
         raise HomeError(f"the events cannot be joined: {error}", where=str(engine.temp), mend=mend) from error
 
 
-def _connected(folder: str, engine: Engine) -> "DuckDBPyConnection":
+def _connected(database: Path, temp: Path, engine: Engine, *, read_only: bool = False) -> "DuckDBPyConnection":
     import duckdb
 
     settings = {
         "memory_limit": f"{engine.memory_mb}MB",
         "threads": engine.threads,
-        "temp_directory": folder,
+        "temp_directory": str(temp),
         "preserve_insertion_order": False,
     }
-    return duckdb.connect(str(Path(folder, "events.duckdb")), config=settings)
+    return duckdb.connect(str(database), read_only, settings)
 
 
-class EventUnion:
+class NumberedUnion:
+    """A union whose users are numbered and whose items are coded: what is read of it, shard by shard."""
+
+    def __init__(self, connection: "DuckDBPyConnection") -> None:
+        self._sql = connection
+
+    def users_of(self, shard: int, shards: int) -> pa.Table:
+        """(u,) number and token of a shard's users, by number. The shard is the prefix of the token."""
+        where = f"prefix * {shards:d} // 256 = {shard:d}"
+        return self._table(f"SELECT number, token FROM users WHERE {where} ORDER BY number")
+
+    def events_of(self, shard: int, shards: int) -> Mapping[str, np.ndarray]:
+        """A shard's kept events, (e,) each: number of the user, code, timestamp, weight; in order."""
+        table = self._table(f"""
+            SELECT number, code, timestamp, weight
+            FROM kept JOIN users USING (user_key) JOIN codes USING (item) JOIN kinds USING (kind)
+            WHERE prefix * {shards:d} // 256 = {shard:d} ORDER BY number, timestamp, place""")
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def _table(self, query: str) -> pa.Table:
+        return self._sql.sql(query).to_arrow_table()
+
+
+@dataclass(frozen=True)
+class UnionFile:
+    """A union nobody writes to any more: any process that sees the file may read it."""
+
+    database: Path
+    engine: Engine  # of each process that reads
+
+    @property
+    def folder(self) -> Path:
+        """For what is made of it; it goes with the union."""
+        return self.database.parent
+
+    @contextmanager
+    def reading(self) -> Iterator[NumberedUnion]:
+        """The union, to be read by this process."""
+        # One place a process: DuckDB wants it alone, and threads of a process must name the same one.
+        temp = self.folder / f"reader-{os.uname().nodename}-{os.getpid()}"
+        with _connected(self.database, temp, self.engine, read_only=True) as sql:
+            yield NumberedUnion(sql)
+
+
+class EventUnion(NumberedUnion):
     """Tables of a DuckDB database: `kept` (user_key UUID, item, timestamp, kind, place) once `keep` has run.
 
     `place` is the position in file order and then row order, and decides between events of one time.
     """
 
-    def __init__(self, connection: "DuckDBPyConnection", accepted: Sequence[Path]) -> None:
-        self._sql = connection
+    def __init__(self, connection: "DuckDBPyConnection", accepted: Sequence[Path], database: Path) -> None:
+        super().__init__(connection)
+        self._database = database
         files = [glob.escape(str(file)) for file in accepted]
         self._run("CREATE TABLE listed (filename VARCHAR, number INTEGER)")
         for number, file in enumerate(accepted):
@@ -175,18 +223,10 @@ class EventUnion:
         self._run("CREATE TABLE codes AS SELECT item, code FROM names JOIN coded USING (item_id)")
         self._sql.unregister("coded")
 
-    def users_of(self, shard: int, shards: int) -> pa.Table:
-        """(u,) number and token of a shard's users, by number. The shard is the prefix of the token."""
-        where = f"prefix * {shards:d} // 256 = {shard:d}"
-        return self._table(f"SELECT number, token FROM users WHERE {where} ORDER BY number")
-
-    def events_of(self, shard: int, shards: int) -> Mapping[str, np.ndarray]:
-        """A shard's kept events, (e,) each: number of the user, code, timestamp, weight; in order."""
-        table = self._table(f"""
-            SELECT number, code, timestamp, weight
-            FROM kept JOIN users USING (user_key) JOIN codes USING (item) JOIN kinds USING (kind)
-            WHERE prefix * {shards:d} // 256 = {shard:d} ORDER BY number, timestamp, place""")
-        return {name: table[name].to_numpy() for name in table.column_names}
+    def closed(self, engine: Engine) -> UnionFile:
+        """The union as a file, to be read with `engine`. Nothing can be asked of it here any more."""
+        self._sql.close()
+        return UnionFile(self._database, engine)
 
     def log(self) -> pa.Table:
         """(E,) number of the user, code, timestamp and kind (null: none) of every kept event, by time."""
@@ -208,6 +248,3 @@ class EventUnion:
 
     def _number(self, query: str, values: object = None) -> int:
         return int(self._sql.execute(query, values).fetchall()[0][0])
-
-    def _table(self, query: str) -> pa.Table:
-        return self._sql.sql(query).to_arrow_table()

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,13 @@ class ItemIds(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list
 
+    def __getstate__(self) -> tuple[np.ndarray, bytes]:
+        """A view of memory cannot be pickled, an array can."""
+        return np.asarray(self.offsets), self.characters
+
+    def __setstate__(self, state: tuple[np.ndarray, bytes]) -> None:
+        self.offsets, self.characters = state[0].data, state[1]
+
     def encoded_at(self, place: int) -> bytes:
         """The text at a place from 0 in UTF-8."""
         return self.characters[self.offsets[place] : self.offsets[place + 1]]
@@ -68,6 +75,10 @@ class CodeOf(Mapping[str, int]):
         self._others = {item_ids.encoded_at(place): place + 1 for place in shared}  # a hash finds the first of its ids
         self.twice = len(self._others) < len(shared)
         """Whether an id stands there more than once."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew in another process: there texts have other hashes."""
+        return CodeOf, (self.item_ids,)
 
     def codes(self, item_ids: Sequence[str]) -> np.ndarray:
         """(B,) int32, in the order asked; what is not there, or no text, is left out."""

@@ -17,7 +17,7 @@ from recsys.lm_teacher import LmTeacher
 from recsys.quantize import dequantized, rounded
 from recsys.soft_labels import Positions
 from recsys.teacher import Teacher
-from recsys.teacher_scores import Reading, best_items, readings
+from recsys.teacher_scores import BATCH_TOKENS, Reading, TeacherHead, best_items, readings
 from recsys.teachers import BlendedTeacher
 from recsys.windows import Windows
 
@@ -153,7 +153,9 @@ class _Timed:
             yield ranked
 
     def _readings(self) -> Iterator[Reading]:
-        return readings(self.teacher.model, self.teacher.opinion, self.histories, self.windows, self.wanted)
+        head = TeacherHead.of(self.teacher.model, self.teacher.opinion)
+        batches = self.windows.batches(BATCH_TOKENS, None)
+        return readings(self.teacher.model, head, self.histories, self.windows, self.wanted, batches)
 
     def _ranked(self, reading: Reading) -> _Ranked:
         torch.logsumexp(reading.logits, 1)

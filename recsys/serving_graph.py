@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,6 +19,7 @@ class ServingGraph:
     """A loaded model.onnx. Histories are codes from 1 to N, none empty, none longer than the model reads."""
 
     def __init__(self, model: bytes | Path, threads: int = 1) -> None:
+        self._loaded = model, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -30,6 +32,10 @@ class ServingGraph:
         found = [node.name for node in (*self.session.get_inputs(), *self.session.get_outputs())]
         if found not in (INPUTS + OUTPUTS, INPUTS + OUTPUTS[:-1]):  # before 29 November 2026 there was no state
             raise ArtifactError(f"{MODEL} reads and gives {', '.join(found)}, not what the runtime expects", mend=MEND)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is loaded there, from its file."""
+        return ServingGraph, self._loaded
 
     def all_scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) float32."""

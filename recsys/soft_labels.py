@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor
 
 from recsys.config import LabelsConfig
-from recsys.errors import StoreError, TrainingError
+from recsys.errors import StoreError
 from recsys.hidden_loss import HiddenTargets
 from recsys.histories import Histories
+from recsys.label_rows import LabelWork, label_schema, labelled
 from recsys.neighbourhood import Opinion
 from recsys.sequence_model import SequenceModel
-from recsys.teacher_scores import Reading, TeacherHead, best_items, readings
+from recsys.spread import HERE, Shared
+from recsys.teacher_scores import TeacherHead
 from recsys.training import Batch
 from recsys.windows import Windows
 
@@ -35,23 +38,6 @@ LABELS, SEGMENT = "labels.parquet", "segment.json"
 # The bytes of the same place side by side: high bytes are much alike, so a position takes an eighth less.
 _ENCODING = {f"{column}.list.element": "BYTE_STREAM_SPLIT" for column in ("items", "logp", "state")}
 _ROWS_A_GROUP = 1 << 15
-
-
-def label_schema(top_k: int, width: int = 0) -> pa.Schema:
-    """The columns of `labels.parquet`, one row a position: what it sees, and the K best items, best first.
-
-    With a `width` D the state, too: times the teacher's item table it is the model's logits.
-    """
-    state = [pa.field("state", pa.list_(pa.float16(), width), nullable=False)] if width else []
-    return pa.schema(
-        [
-            pa.field("sight", pa.uint64(), nullable=False),  # Windows.sight_hashes
-            pa.field("items", pa.list_(pa.int32(), top_k), nullable=False),  # codes, equal logits by code
-            pa.field("logp", pa.list_(pa.float16(), top_k), nullable=False),  # over the teacher's catalog, nats
-            pa.field("lse", pa.float32(), nullable=False),  # log-sum-exp of all logits: logit = logp + lse
-            *state,
-        ]
-    )
 
 
 @dataclass(frozen=True)
@@ -153,13 +139,14 @@ def write_segment(
     on_progress: Callable[[int, int], None] = ignore,
     *,
     opinion: Opinion | None = None,
+    executor: Executor = HERE,
 ) -> Segment:
     """Label the positions that no segment of `known` has, into the folder `out`, a row group at a time.
 
     The teacher reads whole windows, but only missing positions are scored and written. An item the teacher does not
     know yet is read as row 0 of its table, no item, and keeps its place in the history. With an `opinion` it is the
     blend that is written, and beside it the model's own state where states are kept; it hears what a position
-    sees and no more, so a label is still found by its sight. `on_progress` hears how many positions are written, of
+    sees and no more, so a label is still found by its sight. The reading is the executor's work. `on_progress` hears how many positions are written, of
     how many. Raises StoreError when a segment of `known` is of another labelling, TrainingError when the teacher's
     scores are not numbers.
     """
@@ -167,22 +154,24 @@ def write_segment(
     wanted = missing(positions.sight, np.concatenate(earlier) if earlier else np.empty(0, np.uint64))
     chosen = _windows_of(positions.windows, wanted)
     total, written = int(wanted.sum()), 0
-    sight, to_label = positions.spread(positions.sight), positions.spread(wanted)
-    with torch.no_grad():
-        width = teacher.item_table().shape[1] if labelling.states else 0
-    read = readings(teacher, opinion, positions.histories, chosen, to_label)
-    rows = (_rows(reading, sight[reading.at], labelling.top_k, width) for reading in read)
+    work = LabelWork(
+        teacher, opinion, positions.histories, chosen, positions.spread(positions.sight), positions.spread(wanted),
+        labelling.top_k, labelling.states,
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     draft = out / f"{LABELS}.tmp"
-    with pq.ParquetWriter(
-        draft,
-        label_schema(labelling.top_k, width),
-        compression="zstd",
-        write_page_checksum=True,
-        use_dictionary=False,
-        column_encoding=_ENCODING,
-    ) as writer:
-        for group in _groups(rows):
+    with (
+        pq.ParquetWriter(
+            draft,
+            label_schema(labelling.top_k, work.width),
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=False,
+            column_encoding=_ENCODING,
+        ) as writer,
+        Shared(work) as shared,
+    ):
+        for group in _groups(labelled(shared, executor)):
             writer.write_table(group, row_group_size=_ROWS_A_GROUP)
             written += len(group)
             on_progress(written, total)
@@ -268,27 +257,6 @@ class SoftLabels:
         row: np.ndarray = self.rows[positions.cpu().numpy()]
         assert row.min(initial=0) >= 0, "a position that is not a training position has no soft label"
         return row
-
-
-def _rows(reading: Reading, sight: np.ndarray, k: int, width: int) -> pa.Table:
-    """The rows of P positions, each with its state where that has a width."""
-    lse = torch.logsumexp(reading.logits, 1)
-    if not torch.isfinite(lse).all():
-        raise TrainingError("the teacher's scores are not numbers", mend="Train it at a lower rate.")
-    codes, best = best_items(reading.logits, k)
-    columns = [pa.array(sight), _lists(codes.int()), _lists((best - lse[:, None]).half()), pa.array(lse.cpu().numpy())]
-    if width:
-        state = reading.states.half()
-        if not torch.isfinite(state).all():
-            raise TrainingError("the teacher's states do not fit half precision", mend="Set labels.states to false.")
-        columns.append(_lists(state))
-    schema = label_schema(k, width)
-    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-
-
-def _lists(matrix: Tensor) -> pa.FixedSizeListArray:
-    """A column of the rows of (P, K)."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.cpu().numpy().ravel()), matrix.shape[1])
 
 
 def _groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:

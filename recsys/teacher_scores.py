@@ -1,6 +1,6 @@
 """A teacher's scores: read at the positions of windows, and made again from the states that labels keep."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -65,18 +65,21 @@ class Reading:
 
 
 def readings(
-    model: SequenceModel, opinion: Opinion | None, histories: Histories, windows: Windows, wanted: np.ndarray
+    model: SequenceModel,
+    head: TeacherHead,
+    histories: Histories,
+    windows: Windows,
+    wanted: np.ndarray,
+    batches: Iterable[np.ndarray],
 ) -> Iterator[Reading]:
-    """The wanted positions that the windows own, at most SCORES_AT_ONCE scores a time; `wanted` (E,) bool, flat.
+    """The wanted positions that some windows own, at most SCORES_AT_ONCE scores a time; `wanted` (E,) bool, flat.
 
-    The windows are read whole, since a position needs what stands before it, but only wanted positions are scored.
-    The work is done on the model's device.
+    The windows, named by `batches` of numbers as `windows.batches` gives them, are read whole, since a position needs what
+    stands before it, but only wanted positions are scored. The work is done on the model's device.
     """
     model.eval()
-    with torch.inference_mode():
-        head = TeacherHead.of(model, opinion)
     on, rows = head.table.device, max(1, SCORES_AT_ONCE // head.items)
-    for numbers in windows.batches(BATCH_TOKENS, None):
+    for numbers in batches:
         batch = Batch.of(histories, windows, numbers, on)
         at = batch.positions.cpu().numpy()
         some = wanted[at]

@@ -24,9 +24,10 @@ from recsys.errors import HomeError
 from recsys.event_union import Engine
 from recsys.score_change import ScoreChange, score_change
 from tasks.adapters import disk
+from tasks.adapters.execution import Workers
 from tasks.adapters.settings import Settings
 from tasks.last_night import LastNight
-from tasks.score_users import Request, chosen_version, score_users
+from tasks.score_users import Request, chosen_version, ignore, score_users
 from tasks.workshop import Workshop
 
 RECOMMENDATIONS = "recommendations.parquet"
@@ -79,10 +80,12 @@ def newest(settings: Settings) -> BatchScores | None:
     return _read(_folder(settings) / LATEST)
 
 
-def publish(workshop: Workshop, k: int, on_progress: Callable[[int], None]) -> Published:
+def publish(
+    workshop: Workshop, k: int, on_progress: Callable[[int], None], on_workers: Callable[[Workers], None] = ignore
+) -> Published:
     """The champion's k best items for every user of the last night's dataset; `on_progress` gets the users done.
 
-    HomeError without a night, RegistryError without a champion, and what `score_users` raises.
+    `on_workers` hears who works, if anybody must. HomeError without a night, RegistryError without a champion, and what `score_users` raises.
     """
     settings = workshop.settings
     with _alone(settings):
@@ -98,7 +101,7 @@ def publish(workshop: Workshop, k: int, on_progress: Callable[[int], None]) -> P
             request = Request(
                 model=str(version.number), users=None, events=None, columns={}, k=k, out=draft / RECOMMENDATIONS
             )
-            scored = score_users(settings, request, on_progress)
+            scored = score_users(settings, request, on_progress, on_workers)
             before = newest(settings)
             change, told = _change(settings, draft / RECOMMENDATIONS, before, k)
             scores = BatchScores(

@@ -11,6 +11,7 @@ from prefect import task
 
 from recsys.dataset import Build, BuildPlan, build
 from recsys.errors import StoreError
+from recsys.event_union import Engine
 from recsys.known import as_of_time, moment, newest_before
 from tasks.adapters.store import Recipe, Store, Stored
 from tasks.night import TASK_OPTIONS, Night, Source, Step, step
@@ -52,18 +53,20 @@ def _made(at: Step, accepted: AcceptedRef, as_of: int | None, before: Mapping[st
     recipe = Recipe("build", VERSION, config, (*accepted.digests(), before.get("digest", "no catalog")))
 
     def make(out: Path) -> None:
+        scratch, workers = at.store.scratch(recipe), at.workers
         plan = BuildPlan(
             events=events,
             data=data,
             as_of=as_of,
             shards=at.settings.shards,
             memory_mb=at.settings.memory_mb,
-            temp=at.store.scratch(recipe),
+            temp=scratch,
             threads=at.settings.threads,
+            a_shard=Engine(workers.memory_mb, workers.threads, scratch),
         )
         files = accepted_files(at.store, accepted)
         items = at.store.open(accepted.items.step, accepted.items.digest) / "items.parquet" if accepted.items else None
-        build(files, items, _catalog(at, before), out, plan)
+        build(files, items, _catalog(at, before), out, plan, workers.executor)
 
     return at.make(recipe, make)
 

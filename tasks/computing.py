@@ -1,14 +1,17 @@
 """What the bits of a trained model depend on beside its inputs. It is part of the keys of training and labelling."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
 import torch
 
 from recsys.search import ROUND
+from recsys.spread import HERE
 from recsys.torchrun import Torchrun
 from tasks.adapters.settings import Settings
+from tasks.night import Step
 
 
 def use(settings: Settings) -> Mapping[str, str]:
@@ -16,6 +19,11 @@ def use(settings: Settings) -> Mapping[str, str]:
     torch.set_num_threads(settings.threads)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
     return {"threads": str(settings.threads), "torch": str(torch.__version__), "device": device}
+
+
+def executor(at: Step) -> Executor:
+    """Who works on parts that a model computes: a GPU's work stays with the GPU, a worker may have none or another."""
+    return HERE if torch.cuda.is_available() else at.workers.executor
 
 
 def use_by_ranks(settings: Settings) -> Mapping[str, str]:

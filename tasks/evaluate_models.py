@@ -123,7 +123,7 @@ class _Laboratory:
         def on_progress(done: int, total: int) -> None:
             self.at.progress((self.done - 1 + done / total) / 6, f"{role}: {done:,} of {total:,} users")
 
-        evaluate(model, cases, self.dataset, size, on_progress).save(out)
+        evaluate(model, cases, self.dataset, size, on_progress, executor=computing.executor(self.at)).save(out)
         taken = latency(model, cases)
         (out / "measured.json").write_bytes(canonical({"p50_ms": taken.p50_ms, "p99_ms": taken.p99_ms}))
 

@@ -46,6 +46,7 @@ def make_soft_labels(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
                 out,
                 lambda done, total: at.progress(done / max(total, 1), f"{done:,} of {total:,} positions"),
                 opinion=labelled.opinion,
+                executor=computing.executor(at),
             )
             if labelled is not master:
                 found = agreement(master, labelled, positions, segment.labelling.top_k)

@@ -5,9 +5,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 from uuid import UUID
@@ -22,12 +23,14 @@ from recsys import sample
 from recsys.config import NightConfig
 from recsys.errors import RecsysError, StoreError
 from tasks.adapters.disk import remove
+from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.night_lock import Holder, alone_tonight
 from tasks.adapters.store import Recipe, Stored
 from tasks.adapters.tracking import OCCASION, Tracking
 from tasks.deadline import CutShort, Deadline, Got
 from tasks.meter import Meter
 from tasks.settle_alias import settle_alias
+from tasks.show_workers import show_workers
 from tasks.turns import close_killed
 from tasks.workshop import Workshop
 
@@ -120,6 +123,14 @@ class Step:
         self._artifact: UUID | None = None
         self._told = time.monotonic()
         self._meter = Meter()
+        self.opened = ExitStack()
+
+    @cached_property
+    def workers(self) -> Workers:
+        """Who works on the parts of this step, from when they are first asked for until its end."""
+        workers = self.opened.enter_context(open_workers(self.settings))
+        show_workers(workers)
+        return workers
 
     def make(self, recipe: Recipe, build: Callable[[Path], object]) -> Stored:
         """The object of a recipe, built or found."""
@@ -220,7 +231,8 @@ def step(night: Night, name: str, title: str) -> Iterator[Step]:
     """One step of a night; it is recorded when it ends well."""
     at = night.begin(name, title)
     at.logger.info("%s", title, extra={"recsys_step": name, "recsys_share": 0.0, "recsys_title": title})
-    yield at
+    with at.opened:
+        yield at
     at.close()
 
 

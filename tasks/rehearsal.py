@@ -6,6 +6,7 @@ would write down for later is remembered until the rehearsal is over.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class RehearsedStep(Step):
         self.idle = False
         self.said = ""
         self.ended = False
+        self.opened = ExitStack()
 
     def progress(self, share: float, text: str) -> None:
         """Is remembered."""

@@ -12,6 +12,7 @@ from tasks.batch_scores import Published, publish
 from tasks.last_night import LastNight
 from tasks.night import TASK_OPTIONS, TOLD_EVERY
 from tasks.opening import open_build
+from tasks.show_workers import show_workers
 from tasks.workshop import Workshop
 
 
@@ -21,7 +22,7 @@ def score_everybody(k: int) -> Published:
     workshop, logger = Workshop.here(), get_run_logger()
     users = open_build(workshop.store, LastNight.of(workshop.store).dataset).users
     progress = _Progress(users)
-    published = publish(workshop, k, progress.tell)
+    published = publish(workshop, k, progress.tell, show_workers)
     progress.end()
     for note in published.notes:
         logger.warning("%s", note)

@@ -3,15 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from recsys.asked import AskedUsers, read_asked
+from recsys.asked import read_asked
 from recsys.catalog import load_items
 from recsys.config import DataConfig, EventsConfig
 from recsys.dataset import BuildPlan
@@ -20,30 +16,21 @@ from recsys.events import EventSource, input_files, validate_file
 from recsys.item_text import TextEncoder, cached_vectors
 from recsys.items import validate_items
 from recsys.new_items import text_map_of, with_new_items
-from recsys.past import BATCH, Past, past_of_dataset, past_of_events
+from recsys.past import Past, past_of_dataset, past_of_events
 from recsys.quarantine import TableDraft
 from recsys.runtime import Runtime
 from recsys.split import DAY
 from recsys.text_map import TextMap
 from tasks.adapters.disk import told
+from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.registry import STUDENT, Version
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 from tasks.adapters.vault import Vault
 from tasks.last_night import LastNight
+from tasks.scoring import RECOMMENDATIONS, Scoring
 from tasks.settle_alias import settle_alias
 from tasks.workshop import Workshop
-
-RECOMMENDATIONS = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("rank", pa.int32(), nullable=False),  # from 1, best first
-        pa.field("score", pa.float32(), nullable=False),  # comparable within one user
-        pa.field("source", pa.string(), nullable=False),  # model; popularity for a user without a known item
-        pa.field("model_version", pa.int32(), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -72,10 +59,20 @@ class Scored:
     notes: tuple[str, ...]
 
 
-def score_users(settings: Settings, request: Request, on_progress: Callable[[int], None]) -> Scored:
+def ignore(workers: Workers) -> None:
+    """Nobody wants to see them."""
+
+
+def score_users(
+    settings: Settings,
+    request: Request,
+    on_progress: Callable[[int], None],
+    on_workers: Callable[[Workers], None] = ignore,
+) -> Scored:
     """Writes `request.out`, which appears when it is whole; `on_progress` receives how many users are done.
 
-    Raises ConfigError, DataError or HomeError for what the user can mend, RegistryError without such a model.
+    `on_workers` hears who works. Raises ConfigError, DataError or HomeError for what the user can mend, RegistryError
+    without such a model.
     """
     if request.out.suffix != ".parquet" or not request.out.absolute().parent.is_dir():
         raise ConfigError(
@@ -88,20 +85,22 @@ def score_users(settings: Settings, request: Request, on_progress: Callable[[int
     workshop = Workshop.of(settings)
     version, notes = chosen_version(workshop, request.model)
     folder = store.open("artifact", digest_of(version))
-    runtime = Runtime.open(folder, threads=settings.threads)
-    if request.items is not None:
-        runtime, note = _with_items(settings, runtime, text_map_of(folder), request.items, request.columns)
-        notes = [*notes, note]
-    with (
-        told(request.out),
-        _source(settings, store, request, runtime) as source,
-        TableDraft(request.out, RECOMMENDATIONS) as draft,
-    ):
-        scoring = _Scoring(runtime, version.number, request.k, draft, on_progress)
-        if asked is None:
-            notes += scoring.serve_everybody(source.past, source.names or vault)
-        else:
-            notes += scoring.serve_asked(source.past, asked)
+    with open_workers(settings) as workers:
+        on_workers(workers)
+        runtime = Runtime.open(folder, threads=workers.threads)
+        if request.items is not None:
+            runtime, note = _with_items(settings, runtime, text_map_of(folder), request.items, request.columns)
+            notes = [*notes, note]
+        with (
+            told(request.out),
+            _source(settings, store, request, runtime) as source,
+            TableDraft(request.out, RECOMMENDATIONS) as draft,
+        ):
+            scoring = Scoring(runtime, version.number, request.k, draft, workers.executor, on_progress)
+            if asked is None:
+                notes += scoring.serve_everybody(source.past, source.names or vault)
+            else:
+                notes += scoring.serve_asked(source.past, asked)
     counts = (scoring.users, scoring.by_popularity, scoring.rows)
     return Scored(version.number, source.past.as_of, *counts, source.dataset, (*notes, *source.notes))
 
@@ -227,69 +226,3 @@ def _event_rules(store: Store, runtime: Runtime) -> EventsConfig:
         return EventsConfig.model_validate(store.manifest("build", runtime.card.lineage["dataset"]).config["events"])
     except (KeyError, StoreError):
         return EventsConfig()
-
-
-# --- serving ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Scoring:
-    """Serves batches of users and writes their rows."""
-
-    runtime: Runtime
-    version: int
-    k: int
-    draft: TableDraft
-    on_progress: Callable[[int], None]
-    users: int = 0
-    by_popularity: int = 0
-    rows: int = 0
-    item_ids: pa.Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.item_ids = pa.array(self.runtime.item_ids, pa.string())
-
-    def serve_everybody(self, past: Past, names: Vault) -> list[str]:
-        """All users with events. Gives a note when some of them have no name any more."""
-        nameless = 0
-        for batch in past.batches:
-            named = names.user_ids(batch.tokens.to_pylist())
-            user_ids = pa.array([named.get(token) for token in batch.tokens.to_pylist()], pa.string())
-            known = np.flatnonzero(user_ids.is_valid().to_numpy(zero_copy_only=False))
-            nameless += len(user_ids) - len(known)
-            self._serve(user_ids.take(pa.array(known)), [batch.histories[at] for at in known])
-        return [f"{nameless:,} users have no name in the vault and are left out"] if nameless else []
-
-    def serve_asked(self, past: Past, asked: AskedUsers) -> list[str]:
-        """Those with events from them, the others, in the order of their file, from popularity."""
-        waiting = np.ones(len(asked.tokens), bool)
-        for batch in past.batches:
-            places = pc.index_in(batch.tokens, asked.tokens)
-            here = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
-            places = places.take(pa.array(here))
-            waiting[places.to_numpy()] = False
-            self._serve(asked.user_ids.take(places), [batch.histories[at] for at in here])
-        strangers = np.flatnonzero(waiting)
-        for start in range(0, len(strangers), BATCH):
-            some = asked.user_ids.take(pa.array(strangers[start : start + BATCH]))
-            self._serve(some, [np.empty(0, np.int32)] * len(some))
-        return [f"{asked.doubled:,} rows name a user again: each is served once"] if asked.doubled else []
-
-    def _serve(self, user_ids: pa.Array, histories: list[np.ndarray]) -> None:
-        """Writes the rows of (B,) users."""
-        served = self.runtime.serve(histories, self.k)
-        row, rank = np.nonzero(served.codes)
-        source = pa.array(["model", "popularity"]).take(pa.array(served.popular[row].astype(np.int8)))
-        columns = [
-            user_ids.take(pa.array(row)),
-            self.item_ids.take(pa.array(served.codes[row, rank] - 1)),
-            pa.array((rank + 1).astype(np.int32)),
-            pa.array(served.scores[row, rank]),
-            source,
-            pa.array(np.full(len(row), self.version, np.int32)),
-        ]
-        self.draft.write(pa.Table.from_arrays(columns, schema=RECOMMENDATIONS))
-        self.users += len(user_ids)
-        self.by_popularity += int(served.popular.sum())
-        self.rows += len(row)
-        self.on_progress(self.users)

@@ -7,6 +7,7 @@ write goes below the home, so that `$HOME` may be read-only.
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,10 @@ from tasks.adapters.sharing import CACHES, join
 HOME_FORMAT = 1
 """The layout of a home. It goes up when an earlier version would misread what this one writes."""
 
+LOCAL = "local"
+"""A Dask cluster of this machine, for as long as a step."""
+
+_CLUSTER = re.compile(r"dask(?:\+(tls))?://((?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})")
 _LEAST_FREE = 64 << 20  # bytes
 _EXPORTED = "RECSYS_EXPORTED"
 _YOURS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HF_HOME", "PREFECT_LOGGING_LEVEL")
@@ -38,13 +43,14 @@ class Settings:
     store: Path
     vault_key: Path  # the file with the secret behind the user tokens
     threads: int  # of one training; part of the key of training and labelling (other threads, other bits)
-    workers: int  # processes that shards are spread over
+    workers: int  # processes that the parts of a step are spread over
     shards: int  # a power of two, fixed for a home
     memory_mb: int  # for out-of-core joins and sorts
     shared: Address | None = None  # the bucket that `store` is the cache of
     ranks: int = 1  # processes that train one teacher, of all hosts together; part of its key, as threads are
     hosts: int = 1  # that the ranks are spread over evenly
     rendezvous: str = ""  # HOST:PORT where the launchers of several hosts meet
+    cluster: str = ""  # of Dask, that parts are spread over: LOCAL, or its scheduler's address; empty: none
 
     @classmethod
     def from_environment(cls, home: Path | None = None) -> Self:
@@ -75,6 +81,7 @@ class Settings:
             ranks=ranks,
             hosts=hosts,
             rendezvous=rendezvous,
+            cluster=_cluster(os.environ.get("RECSYS_EXECUTOR", "").strip()),
         )
 
     @property
@@ -303,6 +310,17 @@ def _count(name: str, default: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"a whole number from 1 is needed, not {text!r}", where=variable)
     return int(text)
+
+
+def _cluster(text: str) -> str:
+    """The address in Dask's own words of "dask://HOST:PORT" or "dask+tls://HOST:PORT"; LOCAL of "dask://local"."""
+    if not text or text == f"dask://{LOCAL}":
+        return text and LOCAL
+    match = _CLUSTER.fullmatch(text)
+    if match is None:
+        mend = "Write dask://HOST:PORT or dask://local, or leave it out."
+        raise ConfigError(f"{text!r} is no executor", where="RECSYS_EXECUTOR", mend=mend)
+    return f"{match[1] or 'tcp'}://{match[2]}"
 
 
 def _yours(name: str) -> str | None:

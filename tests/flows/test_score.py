@@ -1,5 +1,6 @@
 """Batch scores: written whole, found again, compared with the ones before; and the flow that makes them."""
 
+import importlib.util
 import json
 import os
 import threading
@@ -225,13 +226,17 @@ from flows.score import score
 first = score(k=2)
 from prefect.client.orchestration import get_client
 with get_client(sync_client=True) as client:
-    print(sorted({artifact.key for artifact in client.read_artifacts()}))
+    artifacts = {artifact.key: artifact.data for artifact in client.read_artifacts()}
+print(artifacts.get("workers"))
+print(sorted(artifacts))
 print(first.model_dump_json())
 """
-    done = fork_server.run(["-c", program, settings.home], outside())
+    cluster = {"RECSYS_EXECUTOR": "dask://local"} if importlib.util.find_spec("distributed") else {}
+    done = fork_server.run(["-c", program, settings.home], {**outside(), **cluster})
     assert done.returncode == 0, done.stderr[-3000:]
-    keys, scores = done.stdout.splitlines()[-2:]
-    assert keys == "['progress-score', 'scores']"
+    page, keys, scores = done.stdout.splitlines()[-3:]
+    assert keys == str(["progress-score", "scores", *(["workers"] if cluster else [])])
+    assert "[Dask's page](http://127.0.0.1:" in page or not cluster
     told = BatchScores.model_validate_json(scores)
     assert told == newest(settings)
     assert (told.k, told.version) == (2, 1)

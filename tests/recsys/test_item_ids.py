@@ -1,5 +1,10 @@
 """Item ids in buffers answer as a list and a dict of Python strings would."""
 
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,3 +57,16 @@ def test_a_model_without_items_knows_none() -> None:
     code_of = CodeOf(ItemIds.of([]))
     assert (len(code_of), "" in code_of, code_of.twice) == (0, False, False)
     assert code_of.codes(["a", ""]).tolist() == []
+
+
+def test_codes_are_found_by_a_process_that_hashes_texts_otherwise() -> None:
+    program = "import pickle, sys; print(pickle.load(sys.stdin.buffer).codes(['aa', 'none', '🙂']).tolist())"
+    code_of = CodeOf(ItemIds.of(IDS))
+    for seed in ("1", "2"):
+        told = subprocess.run(
+            [sys.executable, "-c", program],
+            input=pickle.dumps(code_of),
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+        )
+        assert told.stdout.decode().strip() == str(code_of.codes(["aa", "none", "🙂"]).tolist()), told.stderr.decode()

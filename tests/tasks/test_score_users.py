@@ -1,5 +1,6 @@
 """Batch scoring: who gets what, from which history, by which model, and what is refused."""
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -26,13 +27,15 @@ from recsys.runtime import Runtime
 from recsys.split import DAY
 from recsys.student import Student
 from recsys.text_map import TextMap
+from tasks import scoring
 from tasks.adapters.ledger import Entry, Ledger
 from tasks.adapters.registry import STUDENT, Registry
-from tasks.adapters.settings import Settings
+from tasks.adapters.settings import LOCAL, Settings
 from tasks.adapters.store import Recipe, Store
 from tasks.adapters.tracking import Tracking
 from tasks.adapters.vault import Vault
-from tasks.score_users import RECOMMENDATIONS, Request, score_users
+from tasks.score_users import Request, score_users
+from tasks.scoring import RECOMMENDATIONS
 from tasks.workshop import Workshop
 
 KNOWN = [f"item-{number}" for number in range(12)]
@@ -200,6 +203,26 @@ def test_the_size_of_a_batch_changes_nothing(settings, request_of, monkeypatch):
     score_users(settings, request_of(), done.append)
     assert len(done) >= 4
     assert pq.read_table(request_of().out).equals(whole)
+
+
+@pytest.mark.parametrize("cluster", ["", LOCAL])
+def test_whoever_works_the_file_is_the_same_to_the_byte(settings, request_of, tmp_path, monkeypatch, cluster):
+    """Of a model with new items, which is in no file. Two processes, or two of Dask's workers."""
+    if cluster:
+        pytest.importorskip("distributed", reason="the extra `dask` is not installed")
+    monkeypatch.setattr(scoring, "_EVENTS_A_PART", 10)
+    rows = {"item_id": ["item-new", "item-0"], "title": ["red lamp", "red mug"]}
+    pq.write_table(pa.table(rows), tmp_path / "items.parquet")
+    asked = {"model": "3", "k": 14, "items": tmp_path / "items.parquet"}
+    parts, seen = [], []
+    one = dataclasses.replace(settings, threads=1, workers=1)
+    scored = score_users(one, request_of(**asked, out=tmp_path / "one.parquet"), parts.append)
+    two = dataclasses.replace(settings, threads=1, workers=2, cluster=cluster)
+    again = score_users(two, request_of(**asked, out=tmp_path / "two.parquet"), lambda _: None, seen.append)
+    assert len(parts) > 2
+    assert [str(workers)[:2] for workers in seen] == ["2 "]
+    assert again == scored
+    assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
 
 def test_a_file_of_users_is_served_and_nobody_else(settings, request_of, tmp_path):

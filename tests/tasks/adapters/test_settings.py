@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError, HomeError
-from tasks.adapters.execution import InlineExecutor, executor
+from recsys.spread import InlineExecutor
+from tasks.adapters.execution import open_workers
 from tasks.adapters.settings import Settings
 
 
@@ -175,7 +176,8 @@ def test_a_damaged_servers_file_is_told(tmp_path):
 
 
 def test_one_worker_is_this_process_and_more_are_others(monkeypatch, tmp_path):
-    with executor(Settings.from_environment(tmp_path)) as one:
+    with open_workers(Settings.from_environment(tmp_path)) as workers:
+        one = workers.executor
         assert isinstance(one, InlineExecutor)
         assert list(one.map(abs, [-1, 2])) == [1, 2]
         assert one.submit(os.getpid).result() == os.getpid()
@@ -183,6 +185,45 @@ def test_one_worker_is_this_process_and_more_are_others(monkeypatch, tmp_path):
             one.submit(divmod, 1, 0).result()
     monkeypatch.setenv("RECSYS_WORKERS", "2")
     monkeypatch.setenv("RECSYS_THREADS", "6")
-    with executor(Settings.from_environment(tmp_path)) as two:
+    monkeypatch.setenv("RECSYS_MEMORY_MB", "900")
+    with open_workers(Settings.from_environment(tmp_path)) as workers:
+        two = workers.executor
         assert two.submit(os.getpid).result() != os.getpid()
         assert two.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"
+        assert (workers.threads, workers.memory_mb, workers.name) == (3, 450, "2 processes")
+
+
+def test_a_worker_process_that_is_killed_ends_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECSYS_WORKERS", "2")
+    with (
+        pytest.raises(HomeError, match=r"a worker process ended by itself \(RECSYS_WORKERS\)"),
+        open_workers(Settings.from_environment(tmp_path)) as workers,
+    ):
+        workers.executor.submit(os._exit, 9).result()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", ""),
+        ("dask://local", "local"),
+        ("dask://10.0.0.7:8786", "tcp://10.0.0.7:8786"),
+        ("dask://[::1]:8786", "tcp://[::1]:8786"),
+        ("dask+tls://scheduler.shop-1.internal:8786", "tls://scheduler.shop-1.internal:8786"),
+    ],
+)
+def test_the_executor_is_none_or_a_dask_cluster(monkeypatch, tmp_path, text, address):
+    monkeypatch.setenv("RECSYS_EXECUTOR", text)
+    assert Settings.from_environment(tmp_path).cluster == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dask", "dask://", "dask://host", "dask://host:", "dask://host:x", "ray://host:1", "tcp://h:1", "dask://h:1/x"],
+)
+def test_another_executor_is_refused(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("RECSYS_EXECUTOR", text)
+    with pytest.raises(
+        ConfigError, match=r"is no executor \(RECSYS_EXECUTOR\)\. Write dask://HOST:PORT or dask://local"
+    ):
+        Settings.from_environment(tmp_path)
