@@ -50,7 +50,7 @@ ALONE = Ranks()
 
 
 class Together(Ranks):
-    """One of several processes that torch's launcher started, from `join` until the process ends."""
+    """One of several processes that torch's launcher started, from `joined` until the process ends."""
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
