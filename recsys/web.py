@@ -186,8 +186,8 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # FastAPI's word for a body that json cannot even decode
-            return _refuse(422, "the request is no JSON: it is no text in UTF-8")
+        if error.status_code == 400:  # FastAPI's word for a body at which json gives up without a place
+            return _refuse(422, f"the request is no JSON that is read: {_gave_up(error.__cause__)}")
         return _refuse(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(NothingToServeError)
@@ -200,6 +200,12 @@ def _fault(fault: Mapping[str, Any]) -> str:
         return f"the request is no JSON: {fault['ctx']['error']}, at character {fault['loc'][-1]}"
     place = ".".join(str(part) for part in fault["loc"] if part != "body")
     return f"{place or 'the request'}: {fault['msg']}"
+
+
+def _gave_up(cause: BaseException | None) -> str:
+    if isinstance(cause, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    return "it is nested too deeply" if isinstance(cause, RecursionError) else "a number has too many digits"
 
 
 def _refuse(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -56,9 +56,10 @@ def check_latency(runtime: Runtime, budget_ms: float) -> float:
 def _first_fault(folders: list[Path]) -> str:
     """Which file is at fault, where an artifact's own manifest can still say so."""
     try:
-        verify(folders[0])
-    except (ArtifactError, IndexError) as error:
-        return f": {error}"
+        if len(folders) == 1:
+            verify(folders[0])
+    except ArtifactError as error:
+        return f": {error.what}"
     return ""
 
 
