@@ -103,7 +103,9 @@ class Vault:
         with self._told(), closing(self._connect()) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
-            tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
             if tables and "users" not in tables:  # both were made at once; a new one would be without its users
                 raise sqlite3.DatabaseError(f"it has {', '.join(sorted(tables))}, and no table users")
             connection.execute("CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID")
