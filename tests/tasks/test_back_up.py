@@ -14,6 +14,7 @@ from recsys.errors import ConfigError, DataError, HomeError
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Recipe, Store
+from tasks.adapters.vault import Vault
 from tasks.back_up import back_up, restore
 from tasks.check_home import check_home
 from tasks.check_store import read_store
@@ -41,12 +42,15 @@ def test_a_home_is_restored_elsewhere_while_the_old_one_is_at_work(released, tmp
         database.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE name LIKE 'nightly%'")
     end = FORK.Event()
 
+    door = Vault(settings.vault, settings.vault_key).door
+
     def night() -> None:
         with sqlite3.connect(settings.vault / "users.sqlite", isolation_level=None, timeout=60) as users:
             number = 0
             while not end.is_set():
+                user_id = f"new {number}"
                 users.execute(
-                    "INSERT OR IGNORE INTO users VALUES (?, ?)", (number.to_bytes(16, "big"), f"new {number}")
+                    "INSERT OR IGNORE INTO users VALUES (?, ?)", (bytes.fromhex(door.token(user_id)), user_id)
                 )
                 Store(settings.store).make(
                     Recipe("night", 1, {"number": number}, ()), lambda out, n=number: (out / "a").write_text(f"{n}")
