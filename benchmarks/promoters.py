@@ -33,7 +33,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from benchmarks.promoting import Diaries, Diary, aliases_of, promoting, read_back, watched
+from benchmarks.promoting import Diaries, Diary, aliases_of, has_moved, promoting, read_back, watched
 from benchmarks.promotions import live_home, stock
 from benchmarks.register import Swap, linearized
 from recsys.errors import RecsysError
@@ -156,8 +156,9 @@ def _disturb(plan: Plan, settings: Settings, versions: Sequence[int], folder: Pa
     draw, names, happened, hands = random.Random(plan.seed), itertools.count(), Counter[str](), []
 
     def begun() -> Any:
-        words = (settings, f"promoter {plan.seed}-{next(names)}", versions, plan.promotions, folder)
-        process = PROCESSES.Process(target=promoting, args=words, daemon=True)
+        name = f"promoter {plan.seed}-{next(names)}"
+        words = (settings, name, versions, plan.promotions, folder)
+        process = PROCESSES.Process(target=promoting, name=name, args=words, daemon=True)
         process.start()
         return process
 
@@ -165,6 +166,8 @@ def _disturb(plan: Plan, settings: Settings, versions: Sequence[int], folder: Pa
     while living := [process for process in living if process.is_alive()]:
         victim = draw.choice(living)
         what = draw.choices(["pause", "kill", "hand"], [5, 2, 2])[0]
+        if what == "kill" and not has_moved(folder, victim.name):
+            what = "pause"  # or on a busy machine nobody would live long enough to promote anything
         happened[what] += 1
         if what == "pause":
             os.kill(victim.pid, signal.SIGSTOP)

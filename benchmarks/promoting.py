@@ -165,6 +165,12 @@ def read_back(folder: Path, intent_of: Mapping[int, str]) -> Diaries:
     return Diaries(tuple(calls), tuple(turns.values()), tuple(broken))
 
 
+def has_moved(folder: Path, name: str) -> bool:
+    """Whether a promoter has come to the end of a turn."""
+    path = folder / f"{name}.jsonl"
+    return path.exists() and '"told"' in path.read_text()
+
+
 def _call(who: str, line: Mapping[str, Any], intent_of: Mapping[int, str]) -> list[Call]:
     """A read without an answer says nothing, and is none."""
     ended = line.get("ended", math.inf)

@@ -1,14 +1,16 @@
 """The web app keeps what its OpenAPI description promises: Schemathesis asks, and compares every answer with it.
 
 Always the same questions. What fits the schema may still be refused with 422, for what only the model or the whole of a
-batch can tell: that is held to its sentence here, in place of Schemathesis's rule that what fits is accepted. Its pytest
-plug-in is not used, which reads names that pytest 9 has no more.
+batch can tell: that is held to its sentence here, in place of Schemathesis's rule that what fits is accepted. 503 is what
+the description says of a server without a model, any other 5xx is not described. Its pytest plug-in is not used, which
+reads names that pytest 9 has no more.
 """
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 
@@ -43,7 +45,7 @@ def statuses(app, path: str, method: str, mode: GenerationMode) -> set[int]:
     @given(case=schemathesis.openapi.from_asgi("/openapi.json", app)[path][method].as_strategy(generation_mode=mode))
     def ask(case) -> None:
         reply = case.call()
-        case.validate_response(reply, excluded_checks=[positive_data_acceptance])
+        case.validate_response(reply, excluded_checks=[positive_data_acceptance, not_a_server_error])
         found.add(reply.status_code)
         if mode is GenerationMode.POSITIVE and reply.status_code == 422:
             assert reply.json()["error"].startswith(REFUSED)
@@ -72,7 +74,7 @@ def test_pages_are_as_described(apps, path):
 # --- what was found, without Schemathesis -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 100_000, b'{"k": ' + b"9" * 5000 + b"}"])
+@pytest.mark.parametrize("body", [b'{"\xff": 1}', b"[" * 100_000, b'{"k": ' + b"9" * 5000 + b"}"])
 def test_a_body_at_which_json_gives_up_is_refused_as_described(apps, body):
     reply = TestClient(apps["serving"]).post("/recommend", content=body, headers={"content-type": "application/json"})
     assert reply.status_code == 422
