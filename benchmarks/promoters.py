@@ -243,6 +243,12 @@ def _aliases(chain: Chain) -> dict[str, int]:
 # --- the command --------------------------------------------------------------------------------------------------
 
 
+def _unheard(settings: Settings) -> None:
+    """No Prefect is there to be told: it would cost each new promoter the import."""
+    running = json.loads(settings.servers_file.read_bytes())
+    settings.servers_file.write_text(json.dumps({"mlflow": running["mlflow"]}))
+
+
 def main() -> int:
     """Prints a row a seed; exit code 1 when the law was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -262,6 +268,7 @@ def main() -> int:
             ):
                 diaries = Path(folder, "diaries")
                 diaries.mkdir()
+                _unheard(settings)
                 plan = Plan(seed, asked.promoters, asked.promotions)
                 made = held(plan, settings, stock(settings, VERSIONS), diaries)
             known[seed] = asdict(made)
