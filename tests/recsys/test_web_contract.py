@@ -31,18 +31,20 @@ ALWAYS = settings(
 
 
 @pytest.fixture(scope="module")
-def apps(tmp_path_factory):
-    """One that serves a model, and one that has none yet."""
-    runtime = Runtime.open(write_artifact(tmp_path_factory.mktemp("published") / "artifact", 0))
-    return {"serving": app_of(Shelf(served(runtime))), "idle": app_of(Shelf(None))}
+def serving(tmp_path_factory):
+    """A model that is served."""
+    return Shelf(served(Runtime.open(write_artifact(tmp_path_factory.mktemp("published") / "artifact", 0))))
 
 
-def statuses(app, path: str, method: str, mode: GenerationMode) -> set[int]:
-    """What was answered; each answer was compared with the description."""
-    found = set()
+IDLE = Shelf(None)  # no model yet
+
+
+def statuses(shelf: Shelf, path: str, method: str, mode: GenerationMode) -> set[int]:
+    """What was answered, by an app of its own, which ends with it; each answer was compared with the description."""
+    found, schema = set(), schemathesis.openapi.from_asgi("/openapi.json", app_of(shelf))
 
     @ALWAYS
-    @given(case=schemathesis.openapi.from_asgi("/openapi.json", app)[path][method].as_strategy(generation_mode=mode))
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def ask(case) -> None:
         reply = case.call()
         case.validate_response(reply, excluded_checks=[positive_data_acceptance, not_a_server_error])
@@ -55,38 +57,38 @@ def statuses(app, path: str, method: str, mode: GenerationMode) -> set[int]:
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-def test_what_fits_is_answered_as_described(apps, path):
-    assert statuses(apps["serving"], path, "POST", GenerationMode.POSITIVE) <= {200, 422}
-    assert 503 in statuses(apps["idle"], path, "POST", GenerationMode.POSITIVE)
+def test_what_fits_is_answered_as_described(serving, path):
+    assert statuses(serving, path, "POST", GenerationMode.POSITIVE) <= {200, 422}
+    assert 503 in statuses(IDLE, path, "POST", GenerationMode.POSITIVE)
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-def test_what_does_not_fit_is_refused_as_described(apps, path):
-    assert statuses(apps["serving"], path, "POST", GenerationMode.NEGATIVE) == {422}
+def test_what_does_not_fit_is_refused_as_described(serving, path):
+    assert statuses(serving, path, "POST", GenerationMode.NEGATIVE) == {422}
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_are_as_described(apps, path):
-    assert statuses(apps["serving"], path, "GET", GenerationMode.POSITIVE) == {200}
-    assert statuses(apps["idle"], path, "GET", GenerationMode.POSITIVE) == {503 if path == "/health" else 200}
+def test_pages_are_as_described(serving, path):
+    assert statuses(serving, path, "GET", GenerationMode.POSITIVE) == {200}
+    assert statuses(IDLE, path, "GET", GenerationMode.POSITIVE) == {503 if path == "/health" else 200}
 
 
 # --- what was found, without Schemathesis -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", [b'{"\xff": 1}', b"[" * 100_000, b'{"k": ' + b"9" * 5000 + b"}"])
-def test_a_body_at_which_json_gives_up_is_refused_as_described(apps, body):
-    reply = TestClient(apps["serving"]).post("/recommend", content=body, headers={"content-type": "application/json"})
+def test_a_body_at_which_json_gives_up_is_refused_as_described(serving, body):
+    reply = TestClient(app_of(serving)).post("/recommend", content=body, headers={"content-type": "application/json"})
     assert reply.status_code == 422
     assert reply.json()["error"].startswith("the request is no JSON that is read: ")
 
 
 @pytest.mark.parametrize(("path", "allowed"), [("/recommend", "POST"), ("/metrics", "GET")])
-def test_another_method_is_refused_with_those_there_are(apps, path, allowed):
-    reply = TestClient(apps["serving"]).request("DELETE", path)
+def test_another_method_is_refused_with_those_there_are(serving, path, allowed):
+    reply = TestClient(app_of(serving)).request("DELETE", path)
     assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
 
 
-def test_metrics_are_described_as_text(apps):
-    described = apps["serving"].openapi()["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+def test_metrics_are_described_as_text(serving):
+    described = app_of(serving).openapi()["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert list(described) == ["text/plain"]
