@@ -1,17 +1,22 @@
 """A language model as backbone: tiny random Qwen2 and Llama models, cut, tuned with LoRA, saved and read back."""
 
 import json
+import pickle
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from recsys.config import LmTeacherConfig
+from recsys.config import LabelsConfig, LmTeacherConfig
 from recsys.errors import LanguageModelError
 from recsys.histories import Cases, Histories
+from recsys.labeller import labeller
 from recsys.lm_teacher import LmTeacher, fit_lm_teacher
-from recsys.teachers import load_teacher
+from recsys.soft_labels import LABELS, Labelling, Positions, write_segment
+from recsys.spread import HERE
+from recsys.teachers import BlendedTeacher, load_teacher
 from recsys.training import Scorer
 
 ITEMS, LENGTH = 12, 6
@@ -173,3 +178,24 @@ def test_a_model_without_the_projections_is_refused(tmp_path):
     histories, cases = _shop(users=4)
     with pytest.raises(LanguageModelError, match="it has no layers with q_proj"):
         fit_lm_teacher(histories, cases, ITEMS, None, _config(tmp_path), length=LENGTH)
+
+
+class Crossing(Executor):
+    """As if each part went to another process and its result came back."""
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        call, args, kwargs = pickle.loads(pickle.dumps((fn, args, kwargs), protocol=5))
+        future: Future = Future()
+        future.set_result(pickle.loads(pickle.dumps(call(*args, **kwargs))))
+        return future
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # of torch.ao, which pickles so
+def test_its_labels_are_the_same_to_the_byte_when_it_crosses_to_another_process(fitted, tmp_path, bits):
+    model = labeller(BlendedTeacher(fitted[0], None), bits).model
+    positions = Positions.of(_shop()[0], LENGTH)
+    labelling = Labelling.of("teacher", ITEMS, [str(item) for item in range(ITEMS)], LabelsConfig(top_k=5))
+    for name, executor in (("here", HERE), ("there", Crossing())):
+        write_segment(model, labelling, positions, [], tmp_path / name, executor=executor)
+    assert (tmp_path / "here" / LABELS).read_bytes() == (tmp_path / "there" / LABELS).read_bytes()

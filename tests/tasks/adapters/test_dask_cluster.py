@@ -7,8 +7,10 @@ import pickle
 import socket
 import sys
 import tempfile
+import time
 import types
 import urllib.request
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -182,6 +184,20 @@ def test_a_part_that_wants_more_than_a_worker_has_ends_in_a_sentence(here, tmp_p
         open_workers(dataclasses.replace(here, cluster=cluster.scheduler_address)) as workers,
     ):
         workers.executor.submit(hold, 600).result()
+
+
+def test_a_scheduler_that_goes_away_ends_in_a_sentence(here, tmp_path):
+    with (
+        cluster_of(tmp_path, 1, "400MB") as cluster,
+        pytest.raises(HomeError, match="the scheduler is gone"),
+        open_workers(dataclasses.replace(here, cluster=cluster.scheduler_address)) as workers,
+    ):
+        bereave(workers.executor.submit(time.sleep, 600), cluster)
+
+
+def bereave(under_way: Future, cluster) -> None:
+    cluster.close()
+    under_way.result()
 
 
 def test_an_error_of_a_part_is_the_same_sentence_here(two):
