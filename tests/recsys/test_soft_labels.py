@@ -159,7 +159,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, users, teacher, labelling
 
 def test_row_groups_are_written_as_they_are_computed(tmp_path, users, teacher, labelling, monkeypatch):
     monkeypatch.setattr("recsys.soft_labels._ROWS_A_GROUP", 64)
-    monkeypatch.setattr("recsys.teacher_scores.BATCH_TOKENS", 64)
+    monkeypatch.setattr("recsys.label_rows.BATCH_TOKENS", 64)
     positions = Positions.of(histories_of(users), LENGTH)
     heard: list[tuple[int, int]] = []
     segment = write_segment(teacher, labelling, positions, [], tmp_path, lambda *progress: heard.append(progress))
