@@ -5,12 +5,14 @@ import time
 from pathlib import Path
 
 from recsys.retention import RetentionConfig
-from tasks.adapters.sweep import Broom, Freed, sweep
+from tasks.adapters.sweep import Broom, Freed, sweep, sweep_temp
 from tasks.keeping import kept, score_folders
 from tasks.last_night import HEAD
 from tasks.workshop import Workshop
 
 DAY = 86_400
+_TEMP_DAYS = 1
+"""Days that a temporary file stays in any case: a living command may have it by name alone."""
 
 
 def collect_garbage(workshop: Workshop, retention: RetentionConfig, *, dry_run: bool = False) -> tuple[Freed, ...]:
@@ -23,6 +25,9 @@ def collect_garbage(workshop: Workshop, retention: RetentionConfig, *, dry_run: 
     _sweep_scores(workshop, retention, broom)  # before their objects, which they keep
     sweep(workshop.store, lambda: kept(workshop, retention.nights), older_than, broom)
     _sweep_reports(workshop, retention, broom)
+    older_than = min(older_than, time.time() - _TEMP_DAYS * DAY)
+    sweep_temp(workshop.settings.temp, "*", older_than, broom)
+    sweep_temp(workshop.settings.cache / "text", "*.tmp", older_than, broom)
     return broom.freed()
 
 

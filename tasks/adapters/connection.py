@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import RegistryError
+from tasks.adapters.disk import remove
 from tasks.adapters.settings import Settings
 
 
@@ -54,9 +55,21 @@ def connect(settings: Settings) -> Client:
     if uri.startswith("http"):
         _reach(uri)
     with alone(settings):  # four processes on a fresh database crash in its migrations
+        if uri == settings.mlflow_database:
+            _make(settings.mlflow / "mlflow.db")
         client = Client(uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _make(database: Path) -> None:
+    """The database of a new home, whole or absent: one that was killed between its migrations could not be gone on with."""
+    draft = database.with_name(database.name + ".part")
+    for left in database.parent.glob(f"{draft.name}*"):
+        remove(left)
+    if not database.exists():
+        Client(f"sqlite:///{draft}").search_experiments(max_results=1)
+        draft.rename(database)
 
 
 @contextlib.contextmanager

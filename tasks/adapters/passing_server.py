@@ -34,7 +34,7 @@ class PassingServer:
             self.url = f"http://{HOST}:{listening.getsockname()[1]}/api"
             descriptor = listening.fileno()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(descriptor)],
+                [sys.executable, "-m", __name__, str(descriptor), str(os.getpid())],
                 env={**os.environ, **_PASSING, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
@@ -63,9 +63,11 @@ class PassingServer:
             self.process.wait()
 
 
-def _main(descriptor: int) -> None:
+def _main(descriptor: int, parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed before the line above, and nothing will tell
+            return
     import uvicorn  # here: the command that starts it has no use for it
 
     app = "prefect.server.api.server:create_app"
@@ -74,4 +76,4 @@ def _main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))

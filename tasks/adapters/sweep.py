@@ -139,6 +139,24 @@ def _sweep_leftovers(store: Store, older_than: float, broom: Broom) -> None:
                 lock.unlink(missing_ok=True)
 
 
+def sweep_temp(folder: Path, names: str, older_than: float, broom: Broom) -> None:
+    """Removes what killed commands left in a folder under such `names`: old, and no living process is in it or reads it."""
+    in_use = set(_open_below(folder))
+    for left in folder.glob(names):
+        if left.name not in in_use and _changed(left) < older_than:
+            broom.take("left by killed commands", left)
+
+
+def _open_below(folder: Path) -> Iterator[str]:
+    """Names in a folder that a process works in or has open."""
+    place = Path(os.path.realpath(folder))
+    for link in (*Path("/proc").glob("[0-9]*/cwd"), *Path("/proc").glob("[0-9]*/fd/*")):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            target = Path(os.readlink(link))
+            if place in target.parents:
+                yield target.relative_to(place).parts[0]
+
+
 def _read(path: Path) -> Manifest | None:
     try:
         return Manifest.read(path)

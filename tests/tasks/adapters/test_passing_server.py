@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,6 +41,13 @@ def test_it_can_be_asked_before_it_is_ready_and_ends_by_itself_when_its_command_
             return
         time.sleep(0.05)
     raise AssertionError("the server outlived its command")
+
+
+def test_one_whose_command_was_killed_before_it_could_ask_to_be_told_ends_at_once():
+    with socket.create_server((passing_server.HOST, 0)) as listening:
+        words = [sys.executable, "-m", passing_server.__name__, str(listening.fileno()), "1"]  # 1 is not its parent
+        done = subprocess.run(words, pass_fds=[listening.fileno()], cwd=Path(__file__).parents[3], timeout=60)
+    assert done.returncode == 0
 
 
 def test_one_that_cannot_start_is_told_with_its_log(settings, monkeypatch):

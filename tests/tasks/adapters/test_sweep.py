@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from recsys.errors import StoreError
 from tasks.adapters.store import Recipe, Store
-from tasks.adapters.sweep import Broom, Kept, sweep
+from tasks.adapters.sweep import Broom, Kept, sweep, sweep_temp
 
 FORK = multiprocessing.get_context("fork")
 EVERYTHING_IS_OLD = time.time() + 10**6
@@ -225,3 +226,22 @@ def test_who_waits_for_a_lock_that_is_swept_takes_the_new_one(tmp_path):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert store.root.is_dir()
+
+
+def test_what_killed_commands_left_in_tmp_goes_when_it_is_old_and_nobody_uses_it(tmp_path):
+    folder = tmp_path / "tmp"
+    for name in ("load-check-killed", "union-at-work", "worker-s"):
+        (folder / name / "below").mkdir(parents=True)
+        (folder / name / "below" / "half").write_text("x" * 10)
+    young, old = time.time() - 3600, EVERYTHING_IS_OLD
+    broom = Broom(dry_run=False)
+    sweep_temp(folder, "*", young, broom)
+    assert broom.freed() == ()
+    with (
+        (folder / "union-at-work" / "below" / "half").open(),
+        subprocess.Popen(["sleep", "60"], cwd=folder / "worker-s" / "below") as works,
+    ):
+        sweep_temp(folder, "*", old, broom)
+        works.kill()
+    assert {path.name for path in folder.iterdir()} == {"union-at-work", "worker-s"}
+    assert [(freed.kind, freed.things, freed.bytes) for freed in broom.freed()] == [("left by killed commands", 1, 10)]
