@@ -25,7 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _PATIENCE = 60  # seconds, for a scheduler to answer and a first worker to be there
-_COMPUTED_WITH = ("recsys-factory", "numpy", "pyarrow", "duckdb", "scipy", "torch", "onnxruntime")
+_PRODUCT = "recsys-factory"
+_COMPUTED_WITH = (_PRODUCT, "numpy", "pyarrow", "duckdb", "scipy", "torch", "onnxruntime")
 _FLAGS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile"}
 _WHERE = "RECSYS_EXECUTOR"
 _MEND = "Install the same packages everywhere: other versions may compute other bits."
@@ -109,6 +110,7 @@ def _workers(settings: Settings, client: "Client") -> Workers:
     memory = min((each["memory_limit"] or 0) for each in known) // 2_000_000
     executor = _DaskExecutor(client)
     try:
+        client.run(version, _PRODUCT)  # a worker that cannot even open a part would never answer
         executor.submit(abs, 0).result()  # what is wrong with all of them is said before there is work
     except ImportError as error:
         where = f"{_WHERE}={client.scheduler.address}"
