@@ -4,6 +4,7 @@ A program is stopped by ptrace (tests/faults/tracer.py) at each of its calls, an
 would leave at that call, since a lock is no file. Then each copy is put in the home's place, and the program run again.
 """
 
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -170,6 +171,8 @@ def begun(place) -> Path:
     """A home in which the object is made, and MLflow's database, whose making was killed in the middle."""
     home = place / "home"
     home.mkdir()
+    for name in ("artifacts", "pyfunc", "store.tracking.sqlalchemy_store", "store.model_registry.sqlalchemy_store"):
+        importlib.import_module(f"mlflow.{name}")  # once, not in each child
 
     def begin() -> None:
         settings = Settings.from_environment(home).prepare().export()
