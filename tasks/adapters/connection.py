@@ -6,15 +6,19 @@ MLflow is imported on first use, because that takes a second and a half.
 import contextlib
 import fcntl
 import functools
+import logging
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import RegistryError
+from recsys.errors import HomeError, RegistryError
 from tasks.adapters.disk import remove
 from tasks.adapters.settings import Settings
+
+_NO_DISK = ("database or disk is full", "disk I/O error", "attempt to write a readonly database")  # SQLite's words
 
 
 class RefusedError(RegistryError):
@@ -31,6 +35,8 @@ class Client:
     def __init__(self, uri: str) -> None:
         from mlflow import MlflowClient
 
+        # it prints the traceback of every refusal of SQLite's, which is told as a sentence here
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.uri = uri
         self._mlflow = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -44,9 +50,24 @@ class Client:
             try:
                 return method(*args, **kwargs)
             except MlflowException as error:
+                _require_disk(self.uri, str(error.message))
                 raise RefusedError(str(error.error_code), f"MLflow says: {error.message}", self.uri) from error
 
         return told
+
+
+def _require_disk(uri: str, said: str) -> None:
+    """HomeError when what MLflow said is that its file could not be written."""
+    why = next((words for words in _NO_DISK if words in said), None)
+    if why is None or not uri.startswith("sqlite:///"):
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    size, free = path.stat().st_size if path.exists() else 0, shutil.disk_usage(path.parent).free
+    raise HomeError(
+        f"cannot write MLflow's database: {why}; it has {size:,} bytes and more are needed, {free:,} bytes are free",
+        where=str(path),
+        mend="Make room, or choose another home with RECSYS_HOME; then run the same command again.",
+    )
 
 
 def connect(settings: Settings) -> Client:

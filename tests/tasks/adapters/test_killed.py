@@ -4,6 +4,8 @@ A program is stopped by ptrace (tests/faults/tracer.py) at each of its calls, an
 would leave at that call, since a lock is no file. Then each copy is put in the home's place, and the program run again.
 """
 
+import contextlib
+import errno
 import importlib
 import itertools
 import json
@@ -13,6 +15,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.errors import HomeError
 from tasks.adapters.ledger import Entry
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.scrub import scrub
@@ -217,3 +221,33 @@ def test_a_promotion_stopped_at_any_call_is_one_promotion(begun, place):
         assert registered(begun) == expected, state.name
         assert whole(begun)["left"] == []
     assert count > 40
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "database or disk is full"), (errno.EIO, "disk I/O error")]
+)
+def test_a_database_that_the_disk_refuses_is_told_with_path_and_bytes(begun, number, said):
+    """Without a traceback, also none that MLflow prints."""
+
+    def program() -> NoReturn:
+        with (place / "said").open("w") as file, contextlib.redirect_stderr(file):
+            os.dup2(file.fileno(), 2)
+            try:
+                promote(begun)
+            except HomeError as error:
+                print(error, file=sys.stderr, flush=True)
+        os._exit(0)
+
+    def watch() -> None:
+        def refused(call: Call) -> int | None:
+            return number if call.name == "pwrite64" and call.path.startswith("mlflow/mlflow.db") else None
+
+        os._exit(traced(program, begun, refused, 120) or 0)
+
+    place = begun.parent
+    assert alone(watch) == 0
+    told = (place / "said").read_text()
+    assert f"cannot write MLflow's database: {said}; it has " in told
+    assert "bytes are free" in told
+    assert str(begun / "mlflow" / "mlflow.db") in told
+    assert "Traceback" not in told
