@@ -128,7 +128,8 @@ def _sweep_leftovers(store: Store, older_than: float, broom: Broom) -> None:
     for name in ("tmp", "scratch"):
         for left in (store.root / name).iterdir():
             with store.locked(left.name, wait=False) as free:
-                if free and (name == "tmp" or _changed(left) < older_than):
+                there = free and os.path.lexists(left)  # its build may have ended since the folder was listed
+                if there and (name == "tmp" or _changed(left) < older_than):
                     broom.take("left by killed builds", left)
     for evidence in (store.root / "bad").iterdir():
         if evidence.lstat().st_ctime < older_than:  # when it was set aside; its contents are older
@@ -143,8 +144,9 @@ def sweep_temp(folder: Path, names: str, older_than: float, broom: Broom) -> Non
     """Removes what killed commands left in a folder under such `names`: old, and no living process is in it or reads it."""
     in_use = set(_open_below(folder))
     for left in folder.glob(names):
-        if left.name not in in_use and _changed(left) < older_than:
-            broom.take("left by killed commands", left)
+        with contextlib.suppress(FileNotFoundError):  # whoever made it has just removed it
+            if left.name not in in_use and _changed(left) < older_than:
+                broom.take("left by killed commands", left)
 
 
 def _open_below(folder: Path) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Mark and sweep: what is kept, in use or young stays; what is interrupted does no harm; writers and sweeper together."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -245,3 +246,21 @@ def test_what_killed_commands_left_in_tmp_goes_when_it_is_old_and_nobody_uses_it
         works.kill()
     assert {path.name for path in folder.iterdir()} == {"union-at-work", "worker-s"}
     assert [(freed.kind, freed.things, freed.bytes) for freed in broom.freed()] == [("left by killed commands", 1, 10)]
+
+
+@pytest.mark.parametrize("name", ["tmp", "scratch"])
+def test_a_build_that_ends_while_its_folder_is_looked_at_is_no_leftover(tmp_path, monkeypatch, name):
+    make(Store(tmp_path), 1)
+    left, locked = tmp_path / name / "half", Store.locked
+    left.mkdir(parents=True)
+
+    @contextlib.contextmanager
+    def ended(store, wanted, wait=True):
+        with locked(store, wanted, wait=wait) as free:
+            if wanted == left.name and left.exists():
+                left.rename(tmp_path / "whole")
+            yield free
+
+    monkeypatch.setattr(Store, "locked", ended)
+    assert "left by killed builds" not in swept(tmp_path)
+    assert (tmp_path / "whole").exists()
