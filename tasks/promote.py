@@ -86,7 +86,7 @@ class _Candidate:
                 self._announce_rejection()
             outcome = self._outcome(self.verdict.decision, self.verdict.sentence, self.verdict.advice)
         if self.judged_before and outcome.decision == self.verdict.decision != "PROMOTE":
-            said = f"this candidate was judged before on the same evidence: {self.verdict.sentence}"
+            said = f"This candidate was judged before on the same evidence: {self.verdict.sentence}"
             outcome = outcome.model_copy(update={"decision": "NO CHANGE", "sentence": said})
         self.at.tell(f"version {self.version}: {outcome.decision}")
         return outcome
