@@ -8,6 +8,7 @@ order in which floats are added does, and dropout, which each rank draws for its
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from recsys.batch import Batch
+
+MEETING, WORKING = timedelta(seconds=60), timedelta(minutes=30)
+"""How long ranks wait for each other: to begin with, and in an exchange, before which one may have ranked all users."""
 
 
 class Ranks:
@@ -64,7 +68,9 @@ class Together(Ranks):
 
         if torch.cuda.is_available():
             torch.cuda.set_device(distributed.get_node_local_rank())
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Ranks that do not meet in time are started again: after a restart two were once seen to wait for each other.
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=MEETING)
+        distributed.distributed_c10d._set_pg_timeout(WORKING)
         yield cls(distributed.get_rank(), distributed.get_world_size())
         distributed.destroy_process_group()
 
