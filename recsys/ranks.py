@@ -6,6 +6,7 @@ same weights at all times, and a run's order, rates and number of steps do not d
 order in which floats are added does, and dropout, which each rank draws for itself.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -68,8 +69,12 @@ class Together(Ranks):
 
         if torch.cuda.is_available():
             torch.cuda.set_device(distributed.get_node_local_rank())
-        # Ranks that do not meet in time are started again: after a restart two were once seen to wait for each other.
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=MEETING)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, world = next(iter(distributed.rendezvous("env://", timeout=MEETING)))  # type: ignore[attr-defined]
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":  # else hosts may count their restarts differently
+            # What ranks of before the restart left there are addresses of the dead: who read one would wait for ever.
+            store = distributed.PrefixStore(f"started-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=MEETING)
         distributed.distributed_c10d._set_pg_timeout(WORKING)
         yield cls(distributed.get_rank(), distributed.get_world_size())
         distributed.destroy_process_group()
