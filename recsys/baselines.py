@@ -69,17 +69,15 @@ def _nearest(matrix: csr_array, keep: int) -> csr_array:
     """(N, N): row i holds the cosines of item i to its `keep` nearest other items; ties by the lower code."""
     items = matrix.shape[1]
     by_item = matrix.T.tocsr()
-    if keep >= items:  # none is left out: nothing to sort
-        cosines = (by_item @ matrix).tocoo()
-        row, column = cosines.coords
-        other = row != column
-        return csr_array((cosines.data[other], (row[other], column[other])), shape=(items, items))
     block = max(1, _BLOCK // items)
     parts = []
     for start in range(0, items, block):
         cosines = (by_item[start : start + block] @ matrix).toarray()
         rows = np.arange(len(cosines))
         cosines[rows, start + rows] = 0
+        if keep >= items:  # none is left out: nothing to sort
+            parts.append(csr_array(cosines))
+            continue
         codes, values = top_k(cosines, keep)
         near = values > 0
         columns = codes[near].astype(np.int64) - 1

@@ -142,10 +142,10 @@ def _serve(connection: Connection, file: Path) -> None:
         connection.send_bytes(pickle.dumps(answer))
 
 
-def end_with_parent() -> None:
-    """From now on this process is killed when the one that started it ends, however that ends."""
+def end_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
+    """From now on this process gets a signal when the one that started it ends, however that ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, how)
 
 
 def _main(descriptor: int, file: Path, threads: int) -> None:

@@ -4,7 +4,6 @@ Prefect starts one by itself too, but only once the caller has imported all of P
 leaves it behind when the caller is killed.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -16,13 +15,13 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from recsys.errors import RecsysError
+from recsys.fleet import end_with_parent
 
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 120, 5
 
 # What Prefect gives the server that it starts by itself: no page, and no services but those that a single run needs.
 _PASSING = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 class PassingServer:
@@ -64,10 +63,9 @@ class PassingServer:
 
 
 def _main(descriptor: int, parent: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
-        if os.getppid() != parent:  # it was killed before the line above, and nothing will tell
-            return
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before the line above, and nothing will tell
+        return
     import uvicorn  # here: the command that starts it has no use for it
 
     app = "prefect.server.api.server:create_app"
