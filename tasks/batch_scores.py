@@ -85,7 +85,8 @@ def publish(
 ) -> Published:
     """The champion's k best items for every user of the last night's dataset; `on_progress` gets the users done.
 
-    `on_workers` hears who works, if anybody must. HomeError without a night, RegistryError without a champion, and what `score_users` raises.
+    `on_workers` hears who works, if anybody must. HomeError without a night, RegistryError without a champion, and what
+    `score_users` raises.
     """
     settings = workshop.settings
     with _alone(settings):
