@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from recsys.config import CompressConfig
 from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
-from recsys.fleet import Fleet
+from recsys.fleet import Fleet, threads_each
 from recsys.graph import Bits
 from recsys.histories import Cases
 from recsys.prune import importance, pruned
@@ -166,9 +164,7 @@ def _crew(retrainer: Retrainer, workers: int, held: ExitStack) -> Crew:
     """This process, or several; they end with `held`."""
     if workers == 1:
         return retrainer.alone
-    threads = max(1, torch.get_num_threads() // workers)
-    handed = Path(held.enter_context(TemporaryDirectory())) / "handed-over"
-    fleet = held.enter_context(Fleet(retrained, retrainer, handed, workers, threads))
+    fleet = held.enter_context(Fleet(retrained, retrainer, workers, threads_each(workers)))
     return lambda orders: fleet.run(orders, lambda place, told: None)
 
 

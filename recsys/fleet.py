@@ -2,7 +2,8 @@
 
 Processes, because training seeds torch's one global generator: two threads would disturb each other's draws. Not those
 of multiprocessing, which import the caller's main module anew, here all of Prefect. What is shared is written once and
-mapped into every worker, so that it is in memory once. A worker ends when its caller does, however that ends.
+mapped into every worker, so that it is in memory once. A worker ends when its caller does, however that ends. It needs
+seconds to import torch, so workers may be called up before their work is known.
 """
 
 import ctypes
@@ -14,9 +15,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Generic, Self, TypeVar
 
 Shared = TypeVar("Shared")
@@ -29,33 +34,93 @@ _ALIGNED = 64
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A process that imports what it will need, and then waits to be told what is shared."""
+
+    module: str  # of the function that does the work
+    threads: int
+    connection: Connection
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def called(cls, module: str, threads: int) -> Self:
+        """Started, and left to import."""
+        ours, theirs = Pipe()
+        words = [sys.executable, "-m", "recsys.fleet", str(theirs.fileno()), module, str(threads)]
+        own = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        process = subprocess.Popen(words, pass_fds=[theirs.fileno()], env={**os.environ, **own})
+        theirs.close()
+        return cls(module, threads, ours, process)
+
+    def end(self) -> None:
+        """At once, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+
+_reserve: list[Worker] = []
+
+
+@contextmanager
+def reserve() -> Iterator[None]:
+    """Until its end `call_up` may be used; workers that nobody took by then are ended."""
+    try:
+        yield
+    finally:
+        while _reserve:
+            _reserve.pop().end()
+
+
+def call_up(work: Work[Any, Any, Any], workers: int, threads: int) -> None:
+    """Starts workers for work that is to come: they import for seconds, which need not be waited for then."""
+    _reserve.extend(Worker.called(work.__module__, threads) for _ in range(workers - len(_reserve)))
+
+
+def threads_each(workers: int) -> int:
+    """Workers share torch's present threads."""
+    import torch  # here: whoever starts no workers may have no use for it
+
+    return max(1, torch.get_num_threads() // workers)
+
+
 class Fleet(Generic[Shared, Job, Result]):
     """Some workers, each with its own threads, from `with` until its end: what still works then is killed."""
 
-    def __init__(self, work: Work[Shared, Job, Result], shared: Shared, file: Path, workers: int, threads: int) -> None:
-        """`file` is written to hand over what is shared, and removed at the end."""
-        self.work, self.shared, self.file = work, shared, file
+    def __init__(self, work: Work[Shared, Job, Result], shared: Shared, workers: int, threads: int) -> None:
+        self.work, self.shared = work, shared
         self.workers, self.threads = workers, threads
-        self.crew: dict[Connection, subprocess.Popen[bytes]] = {}
+        self.crew: dict[Connection, Worker] = {}
 
     def __enter__(self) -> Self:
-        hand_over((self.work, self.shared), self.file)
         for _ in range(self.workers):
-            ours, theirs = Pipe()
-            words = [sys.executable, "-m", "recsys.fleet", str(theirs.fileno()), str(self.file), str(self.threads)]
-            own = {"OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            process = subprocess.Popen(words, pass_fds=[theirs.fileno()], env={**os.environ, **own})
-            theirs.close()
-            self.crew[ours] = process
+            worker = self._worker()
+            self.crew[worker.connection] = worker
+        self.handed = TemporaryDirectory()
+        try:
+            file = Path(self.handed.name) / "handed-over"
+            hand_over((self.work, self.shared), file)  # while they still import
+            for connection in self.crew:
+                connection.send_bytes(os.fsencode(file))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection, process in self.crew.items():
-            process.kill()
-            process.wait()
-            connection.close()
+        for worker in self.crew.values():
+            worker.end()
         self.crew = {}
-        self.file.unlink(missing_ok=True)
+        self.handed.cleanup()
+
+    def _worker(self) -> Worker:
+        """One that was called up for this, or a new one."""
+        for one in _reserve:
+            if (one.module, one.threads) == (self.work.__module__, self.threads) and one.process.poll() is None:
+                _reserve.remove(one)
+                return one
+        return Worker.called(self.work.__module__, self.threads)
 
     def run(self, jobs: Iterable[Job], hear: Callable[[int, Any], None]) -> Iterator[tuple[int, Result]]:
         """The place of each job and what came of it, as it ends. `hear` gets a place and what its job tells.
@@ -83,7 +148,7 @@ class Fleet(Generic[Shared, Job, Result]):
         try:
             kind, value = pickle.loads(connection.recv_bytes())
         except EOFError:
-            code = self.crew[connection].wait()
+            code = self.crew[connection].process.wait()
             raise ChildProcessError(f"a worker process ended by itself with exit code {code}") from None
         return kind, value
 
@@ -123,10 +188,11 @@ def taken_over(file: Path) -> Any:
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
-def _serve(connection: Connection, file: Path) -> None:
+def _serve(connection: Connection, module: str) -> None:
     """One job after another, until the caller is gone."""
     gc.disable()  # while modules are imported, which leaves no garbage to look for
-    work, shared = taken_over(file)
+    import_module(module)
+    work, shared = taken_over(Path(os.fsdecode(connection.recv_bytes())))
     gc.freeze()
     gc.enable()
 
@@ -148,17 +214,17 @@ def end_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, how)
 
 
-def _main(descriptor: int, file: Path, threads: int) -> None:
+def _main(descriptor: int, module: str, threads: int) -> None:
     import torch  # here: whoever only starts workers may have no use for it
 
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it and ends its workers
     torch.set_num_threads(threads)
     try:
-        _serve(Connection(descriptor), file)
+        _serve(Connection(descriptor), module)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         sys.exit(1)  # nobody is left to tell
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    _main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
-import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
@@ -30,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from recsys.config import SearchConfig
 from recsys.errors import ConfigError, TrainingError
-from recsys.fleet import Fleet
+from recsys.fleet import Fleet, threads_each
 from recsys.losses import HIDDEN
 from recsys.student import Student
 from recsys.training import Epoch, never
@@ -141,7 +140,7 @@ def search(
     for trial in journal.trials():
         on_trial(trial)
     with ExitStack() as held:
-        crew = _crew(course, place, workers, held)
+        crew = _crew(course, workers, held)
         while missing := journal.missing(config.trials):
             stop = enough if missing[0] >= FIRST_ROUND else never
             if stop():
@@ -169,13 +168,11 @@ def _heard(
         raise _Enough
 
 
-def _crew(course: Course, place: SearchPlace, workers: int, held: ExitStack) -> Crew:
+def _crew(course: Course, workers: int, held: ExitStack) -> Crew:
     """This process, or several; they end with `held`."""
     if workers == 1:
         return lambda orders, hear: ((at, course.run(order, partial(hear, at))) for at, order in enumerate(orders))
-    threads = max(1, torch.get_num_threads() // workers)
-    handed = place.storage.with_name("lessons.handed-over")
-    return held.enter_context(Fleet(run, course, handed, workers, threads)).run
+    return held.enter_context(Fleet(run, course, workers, threads_each(workers))).run
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recsys import fleet, trial
 from recsys.search import ROUND
 from recsys.spread import HERE
 from recsys.torchrun import Torchrun
@@ -49,3 +50,10 @@ def _rank_threads(settings: Settings) -> int:
 def workers(settings: Settings) -> int:
     """Trials of a search that run side by side: one a thread, for a small model gains little by a second; one on a GPU."""
     return 1 if torch.cuda.is_available() else min(ROUND, settings.threads)
+
+
+def expect_trials(settings: Settings) -> None:
+    """Students will be trained tonight: their workers import what they need while the steps before go on."""
+    side_by_side = workers(settings)
+    if side_by_side > 1:
+        fleet.call_up(trial.run, side_by_side, max(1, settings.threads // side_by_side))

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recsys import sample
 from recsys.config import NightConfig
 from recsys.errors import RecsysError, StoreError
+from recsys.fleet import reserve
 from tasks.adapters.disk import remove
 from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.night_lock import Holder, alone_tonight
@@ -245,7 +246,7 @@ def open_night(source: Source, config: NightConfig, occasion: str = "") -> Itera
     """
     workshop = Workshop.here()
     me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
-    with alone_tonight(workshop.settings, me, _Waiting()) as killed:
+    with alone_tonight(workshop.settings, me, _Waiting()) as killed, reserve():
         if killed:
             close_killed(killed)
         if (settled := settle_alias(workshop)) is not None:

@@ -12,6 +12,7 @@ from prefect import task
 from recsys.errors import DataError
 from recsys.events import EventSource, Validation, input_files, validate_file
 from recsys.items import validate_items
+from tasks import computing
 from tasks.adapters import expectations
 from tasks.adapters.store import Recipe, Stored, sha256_of
 from tasks.adapters.vault import Vault
@@ -87,6 +88,7 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
 
 def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, out: Path) -> None:
     """The strict reader, then Great Expectations over what it accepted."""
+    computing.expect_trials(at.settings)
     vault = Vault(at.settings.vault, at.settings.vault_key)
     met = 0
 

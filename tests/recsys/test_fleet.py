@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.fleet import Fleet, hand_over, taken_over
+from recsys import fleet as fleet_module
+from recsys.fleet import Fleet, call_up, hand_over, reserve, taken_over
 
 
 def add_up(shared, job, tell):
@@ -46,11 +47,12 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_every_job_is_done_by_one_of_the_workers_and_its_place_is_known(tmp_path):
+def test_every_job_is_done_by_one_of_the_workers_and_its_place_is_known():
     shared = {name: np.arange(size, dtype=np.int64) for name, size in (("a", 3), ("b", 5), ("c", 100_000))}
     heard = []
-    with Fleet(add_up, shared, tmp_path / "shared", 2, 1) as fleet:
+    with Fleet(add_up, shared, 2, 1) as fleet:
         done = dict(fleet.run(["a", "b", "c"], lambda place, what: heard.append((place, what))))
+        handed = Path(fleet.handed.name)
         again = dict(fleet.run(["b"], lambda place, what: None))
     sums, workers = {place: total for place, (total, _) in done.items()}, {pid for _, pid in done.values()}
     assert sums == {0: 3, 1: 10, 2: 100_000 * 99_999 / 2}
@@ -59,17 +61,34 @@ def test_every_job_is_done_by_one_of_the_workers_and_its_place_is_known(tmp_path
     assert os.getpid() not in workers
     assert len(workers) == 2
     assert all(gone(pid) for pid in workers)
-    assert not (tmp_path / "shared").exists()
+    assert not handed.exists()
 
 
-def test_what_a_job_raises_is_raised_and_a_worker_that_ends_is_missed(tmp_path):
-    with Fleet(stumble, None, tmp_path / "shared", 1, 1) as fleet, pytest.raises(ValueError, match="7 cannot be done"):
+def test_what_a_job_raises_is_raised_and_a_worker_that_ends_is_missed():
+    with Fleet(stumble, None, 1, 1) as fleet, pytest.raises(ValueError, match="7 cannot be done"):
         list(fleet.run([7], lambda place, what: None))
     with (
-        Fleet(vanish, None, tmp_path / "shared", 1, 1) as fleet,
+        Fleet(vanish, None, 1, 1) as fleet,
         pytest.raises(ChildProcessError, match="ended by itself with exit code -9"),
     ):
         list(fleet.run([7], lambda place, what: None))
+
+
+def test_workers_that_were_called_up_do_the_work_and_the_others_end_with_the_reserve():
+    with reserve():
+        call_up(add_up, 3, 1)
+        call_up(add_up, 3, 1)  # they are there already
+        called = [worker.process.pid for worker in fleet_module._reserve]
+        os.kill(called[0], signal.SIGKILL)  # one that did not live to see its work
+        assert gone(called[0])
+        with Fleet(add_up, {"a": np.ones(2)}, 1, 1) as fleet:
+            ((_, (total, worker)),) = fleet.run(["a"], lambda place, what: None)
+        with Fleet(stumble, None, 1, 2) as other:  # of other threads: not for it
+            assert not {one.process.pid for one in other.crew.values()} & set(called)
+    assert total == 2
+    assert len(called) == 3
+    assert worker == called[1]
+    assert all(gone(pid) for pid in called)
 
 
 def test_what_is_handed_over_comes_back_and_writing_to_it_changes_nothing(tmp_path):
@@ -96,5 +115,5 @@ def test_no_worker_outlives_a_killed_caller(tmp_path):
 if __name__ == "__main__":
     from test_fleet import never_end as work
 
-    with Fleet(work, None, Path(sys.argv[1]) / "shared", 1, 1) as crew:
+    with Fleet(work, None, 1, 1) as crew:
         list(crew.run([1], lambda place, what: print(what, flush=True)))
