@@ -32,7 +32,7 @@ from tasks.deadline import CutShort, Deadline, Got
 from tasks.meter import Meter
 from tasks.settle_alias import settle_alias
 from tasks.show_workers import show_workers
-from tasks.turns import close_killed
+from tasks.turns import close_unfinished
 from tasks.workshop import Workshop
 
 TASK_OPTIONS: Mapping[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 0}
@@ -246,9 +246,9 @@ def open_night(source: Source, config: NightConfig, occasion: str = "") -> Itera
     """
     workshop = Workshop.here()
     me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
-    with alone_tonight(workshop.settings, me, _Waiting()) as killed, reserve():
-        if killed:
-            close_killed(killed)
+    with alone_tonight(workshop.settings, me, _Waiting()) as unfinished, reserve():
+        if unfinished:
+            close_unfinished(unfinished)
         if (settled := settle_alias(workshop)) is not None:
             get_run_logger().warning("%s", settled.sentence, extra={"recsys_step": "settle"})
         yield from _opened(workshop.tracking, source, config, {OCCASION: occasion} if occasion else {})

@@ -60,15 +60,15 @@ def missed_nights(deployment: str = "nightly/nightly", catch_up: CatchUp = "late
     return nights_missed(max(knew, default=None), [at for at in times if at <= now], now, period(times))
 
 
-def close_killed(killed: Holder) -> None:
-    """Marks the run of a night that was killed as crashed, where Prefect still believes that it runs."""
+def close_unfinished(holder: Holder) -> None:
+    """Marks the run of a night that did not come to its end as crashed, where Prefect still believes that it runs."""
     with get_client(sync_client=True) as client:
         try:
-            run = client.read_flow_run(UUID(killed.run_id))
+            run = client.read_flow_run(UUID(holder.run_id))
         except (ObjectNotFound, ValueError):
             return
         if run.state_type == StateType.RUNNING:
-            said = f"process {killed.pid} was killed at work; another night goes on from where it stopped"
+            said = f"process {holder.pid} ended at work without a word; another night goes on from where it stopped"
             client.set_flow_run_state(run.id, Crashed(message=said))
 
 

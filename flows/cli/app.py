@@ -35,6 +35,7 @@ from flows.cli import (
     up,
     validate,
 )
+from flows.cli.prefect_refusal import of_prefect
 from recsys.errors import RecsysError
 
 app = typer.Typer(
@@ -78,13 +79,16 @@ def main() -> None:
     atexit.register(end)  # first, so that it is done last
     try:
         app()
-    except RecsysError as error:
-        Console(stderr=True, highlight=False).print(f"recsys: {error}", markup=False)
-        end.code = error.exit_code
-        sys.exit(error.exit_code)
     except SystemExit as ended:
         end.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         raise
+    except Exception as error:
+        told = error if isinstance(error, RecsysError) else of_prefect(error)
+        if told is None:
+            raise
+        Console(stderr=True, highlight=False).print(f"recsys: {told}", markup=False)
+        end.code = told.exit_code
+        sys.exit(told.exit_code)
 
 
 class _End:

@@ -2,7 +2,7 @@
 
     run/night.lock    locked while a night is at work; says who, since when, which run and what it may know
 
-What it says outlives a holder that was killed, and tells the next one whose work it goes on with.
+What it says outlives a holder that was killed or failed, and tells the next one whose work it goes on with.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def at_work(settings: Settings) -> Holder | None:
 def alone_tonight(settings: Settings, me: Holder, on_wait: Callable[[Holder | None], None]) -> Iterator[Holder | None]:
     """Waits while another night of the home is at work; `on_wait` hears of it again and again.
 
-    Yields the holder that was killed at work, if the last one was.
+    Yields the holder before, if it was killed at work or ended by an error.
     """
     path = _path(settings)
     with told(path):
@@ -68,12 +68,10 @@ def alone_tonight(settings: Settings, me: Holder, on_wait: Callable[[Holder | No
         while not _free(file, fcntl.LOCK_EX):
             on_wait(_said(file))
             time.sleep(_LOOKED_EVERY)
-        killed = _said(file)
+        unfinished = _said(file)
         _say(file, json.dumps(asdict(me), sort_keys=True))
-        try:
-            yield killed
-        finally:
-            _say(file, "")
+        yield unfinished
+        _say(file, "")  # not after an error: where it could not be told to Prefect either, the next one does
 
 
 def _path(settings: Settings) -> Path:

@@ -61,5 +61,15 @@ def test_one_that_ended_by_itself_leaves_nothing(settings):
     assert at_work(settings) is None
 
 
+def test_one_that_failed_is_known_to_the_next_and_to_nobody_after(settings):
+    failed = Holder.me("one", "1", "all events")
+    with pytest.raises(OSError, match="no room"), alone_tonight(settings, failed, lambda holder: None):
+        raise OSError("no room")
+    assert at_work(settings) is None
+    for known in (failed, None):
+        with alone_tonight(settings, Holder.me("two", "2", "all events"), lambda holder: None) as unfinished:
+            assert unfinished == known
+
+
 def test_nobody_is_at_work_where_nobody_ever_was(tmp_path):
     assert at_work(Settings.from_environment(tmp_path)) is None
