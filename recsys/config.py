@@ -294,6 +294,12 @@ class LimitsConfig(Section):
         title="Popularity",
         description="Largest ratio to the teacher of the mean popularity of what is recommended",
     )
+    exposure_rise: float = Field(
+        0.1,
+        gt=0,
+        title="Exposure",
+        description="Largest rise against the champion of the share of users who are shown one item in their first ten",
+    )
     strict: bool = Field(False, title="Strict", description="Guards must be proven, as proofs are; else HOLD")
 
 

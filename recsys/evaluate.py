@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.dataset import Dataset
-from recsys.histories import Cases
+from recsys.histories import Cases, Catalog
 from recsys.metrics import CUTOFFS, Hits, cross_entropy, every_metric
 from recsys.recommender import History, Recommender
 from recsys.spread import HERE, Shared, in_order
@@ -56,6 +56,12 @@ class ModelReport:
     def mean(self, metric: str) -> float:
         """The mean of a metric over the users."""
         return float(self.metrics[metric].mean())
+
+    def exposure_at_10(self) -> np.ndarray:
+        """(N,) share of the users who are shown each item among their first ten."""
+        shown = np.bincount(self.top[:, :10].ravel(), minlength=self.catalog_items + 1)
+        share: np.ndarray = shown[1:] / len(self.users)
+        return share
 
     @property
     def mean_cross_entropy(self) -> float | None:
@@ -119,26 +125,58 @@ class ModelReport:
 
 
 class OnCatalog(Recommender):
-    """A model of the first M items of a catalog of N: it never hears of the others, and scores them -inf."""
+    """A model on a catalog of N items: it never hears of those it does not know, scores them -inf and does not list them.
 
-    def __init__(self, model: Recommender, items: int) -> None:
-        self.name, self.items, self.probabilistic = model.name, items, model.probabilistic
+    It knows the first M, since a catalog only grows; but one from before users were forgotten knows them by other codes.
+    """
+
+    def __init__(self, model: Recommender, catalog: Catalog) -> None:
+        self.name, self.items, self.probabilistic = model.name, catalog.items, model.probabilistic
         self._model = model
+        ids = None if model.item_ids is None else list(model.item_ids)
+        self._codes = _Codes.of(ids, catalog) if ids and ids != catalog.item_ids[: len(ids)] else None
 
     def scores(self, histories: Sequence[History]) -> np.ndarray:
         """(B, N) float32."""
-        scores = np.full((len(histories), self.items), -np.inf, np.float32)
-        scores[:, : self._model.items] = self._model.scores(self._known(histories))
-        return scores
+        scores = np.full((len(histories), self.items + 1), -np.inf, np.float32)
+        columns = slice(1, self._model.items + 1) if self._codes is None else self._codes.here[1:]
+        scores[:, columns] = self._model.scores(self._known(histories))
+        return scores[:, 1:]
 
     def top(
         self, histories: Sequence[History], k: int, exclude: Sequence[np.ndarray] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The model's own lists, as it serves them; fewer than k columns where it knows fewer items."""
-        return self._model.top(self._known(histories), k, None if exclude is None else self._known(exclude))
+        away = None if exclude is None else self._known(exclude)
+        if self._codes is None:
+            return self._model.top(self._known(histories), k, away)
+        away = [np.append(row, self._codes.foreign) for row in away or [np.zeros(0, np.int32)] * len(histories)]
+        codes, scores = self._model.top(self._known(histories), k, away)
+        return self._codes.here[codes], scores
 
     def _known(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [row[row <= self._model.items] for row in codes]
+        if self._codes is None:
+            return [row[row <= self._model.items] for row in codes]
+        there = (self._codes.there[row] for row in codes)
+        return [row[row > 0] for row in there]
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """The codes of one model's M items and those of a catalog of N; 0 is none."""
+
+    here: np.ndarray  # (M + 1,) int32, the catalog's by the model's
+    there: np.ndarray  # (N + 1,) int32, the model's by the catalog's
+    foreign: np.ndarray  # int32, the model's of items that the catalog has not
+
+    @classmethod
+    def of(cls, item_ids: Sequence[str], catalog: Catalog) -> Self:
+        codes = {item_id: code for code, item_id in enumerate(catalog.item_ids, start=1)}
+        here = np.array([0, *(codes.get(item_id, 0) for item_id in item_ids)], np.int32)
+        there = np.zeros(catalog.items + 1, np.int32)
+        there[here] = np.arange(len(here))
+        there[0] = 0
+        return cls(here, there, np.flatnonzero(here[1:] == 0).astype(np.int32) + 1)
 
 
 def evaluate(
@@ -157,7 +195,7 @@ def evaluate(
     """
     catalog_items = dataset.catalog.items
     counts = dataset.training_counts()
-    ranked = _rank(OnCatalog(model, catalog_items), cases, on_progress, executor)
+    ranked = _rank(OnCatalog(model, dataset.catalog), cases, on_progress, executor)
     metrics = every_metric(Hits.of(ranked.top, cases.targets))
     first_ten = ranked.top[:, :10]
     shown = first_ten[first_ten > 0]

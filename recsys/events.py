@@ -69,6 +69,7 @@ class EventSource:
     not_after: int  # seconds UTC; later events are quarantined
     door: Door
     on_users: Callable[[pa.Table], None]  # receives (token, user_id), the distinct users of each batch
+    forgotten: frozenset[str] = frozenset()  # tokens of users of whom no row is accepted
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,11 @@ class _Reader:
         columns, numbers = batch.columns, batch.numbers
         users, items = read_ids(columns["user_id"]), read_ids(columns["item_id"])
         times = read_times(columns["timestamp"], self._source.not_after)
-        faults = {"user_id": users.faults, "item_id": self._with_unknown(items), "timestamp": times.faults}
+        faults = {
+            "user_id": self._with_forgotten(users),
+            "item_id": self._with_unknown(items),
+            "timestamp": times.faults,
+        }
         event, rating = pa.nulls(len(numbers), pa.string()), pa.nulls(len(numbers), pa.float32())
         if "event" in columns:
             kinds = read_ids(columns["event"], required=False)
@@ -196,6 +201,15 @@ class _Reader:
         known = pc.is_in(items.distinct, value_set=self._source.known_items).to_numpy(zero_copy_only=False)
         unknown = ~np.append(known, True)[items.codes] & (items.faults == Rule.FINE)
         return np.where(unknown, Rule.UNKNOWN_ITEM, items.faults).astype(np.int8)
+
+    def _with_forgotten(self, users: TextField) -> np.ndarray:
+        """The faults of the user ids, with those who are forgotten."""
+        if not self._source.forgotten:
+            return users.faults
+        token, forgotten = self._source.door.token, self._source.forgotten
+        gone = [user is not None and token(user) in forgotten for user in users.distinct.to_pylist()]
+        refused = np.array([*gone, False])[users.codes] & (users.faults == Rule.FINE)
+        return np.where(refused, Rule.FORGOTTEN, users.faults).astype(np.int8)
 
     def _quarantined(self, batch: RowBatch, faults: Mapping[str, np.ndarray]) -> np.ndarray:
         """Quarantines a faulty row once, for its first faulty column; returns the mask (n,) of the others."""

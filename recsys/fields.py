@@ -31,6 +31,7 @@ class Rule(IntEnum):
     WRONG_FIELDS = 11
     BROKEN_LINE = 12
     DUPLICATE_ID = 13
+    FORGOTTEN = 14
 
     @property
     def word(self) -> str:

@@ -15,6 +15,7 @@ from recsys.evaluate import ModelReport
 from recsys.slices import MIN_USERS, SLICES, SliceTest, compare, slices_of
 from recsys.statistics import Interval, paired_difference, paired_ratio
 from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide
+from recsys.wording import plain
 
 __all__ = ["METRIC", "Criterion", "Evidence", "Verdict", "judge", "judge_teacher"]
 
@@ -39,6 +40,7 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     "latency": "Try smaller search.widths or data.history_length, or a larger limits.latency_ms.",
     "coverage": "The student shows everybody the same; search more, or keep more soft labels (labels.top_k).",
     "popularity": "The student leans on popular items; search more, or keep more soft labels (labels.top_k).",
+    "exposure": "Look at who took that item lately: a campaign is approved by hand, made-up users are taken out of the events.",
 }
 _TEACHER_ADVICE: Mapping[str, str] = {
     "finite": _STUDENT_ADVICE["finite"],
@@ -69,6 +71,7 @@ class Evidence:
     neighbours: ModelReport
     champion: ModelReport | None  # None on the first night
     latency_p99_ms: float
+    item_ids: Sequence[str] = ()  # of the catalog, to name an item by
 
     @property
     def reports(self) -> list[ModelReport]:
@@ -84,6 +87,8 @@ def judge(evidence: Evidence, gate: GateConfig, limits: LimitsConfig) -> Verdict
         criteria += _quality(evidence, gate, "proof" if limits.strict else "guard")
         criteria += _unseen_items(evidence.artifact, evidence.teacher, gate.unseen_retention)
         criteria += _costs(evidence, limits) + _breadth(evidence.artifact, evidence.teacher, limits)
+        if evidence.champion is not None:
+            criteria.append(_exposure(evidence.artifact, evidence.champion, limits.exposure_rise, evidence.item_ids))
     return decide(criteria, _STUDENT_ADVICE)
 
 
@@ -311,6 +316,22 @@ def _breadth(artifact: ModelReport, teacher: ModelReport, limits: LimitsConfig) 
             f"at most {popularity:.1f} asked ({limits.popularity_ratio:g} times the teacher's)",
         ),
     ]
+
+
+def _exposure(artifact: ModelReport, champion: ModelReport, most: float, item_ids: Sequence[str]) -> Criterion:
+    """Whether one item suddenly stands in everybody's list: what made-up users who push it would come to."""
+    ours, theirs = artifact.exposure_at_10(), champion.exposure_at_10()
+    place = int(np.argmax(ours - theirs))
+    item = plain(item_ids[place]) if item_ids else f"of code {place + 1}"
+    rise = float(ours[place] - theirs[place])
+    return Criterion.fact(
+        name="exposure",
+        value=rise,
+        threshold=most,
+        passed=rise <= most,
+        sentence=f"shows the item {item} to {_percent(ours[place])} of the users among their first ten, "
+        f"the champion to {_percent(theirs[place])}; at most {_percent(most)} of the users more asked",
+    )
 
 
 def _percent(share: float) -> str:

@@ -91,9 +91,10 @@ class Quarantine:
         return self.counts.total()
 
     def verify_share(self, lines: int, largest: float) -> None:
-        """Raises DataError when more than the share `largest` of `lines` rows is quarantined."""
-        if self.rows > largest * lines:
-            share = f"{self.rows:,} of {lines:,} rows ({self.rows / lines:.0%})"
+        """Raises DataError when more than the share `largest` of `lines` rows is refused; the forgotten are no faults."""
+        refused = self.rows - self.by_rule[Rule.FORGOTTEN]
+        if refused > largest * lines:
+            share = f"{refused:,} of {lines:,} rows ({refused / lines:.0%})"
             most = ", ".join(f"{name}: {count:,}" for name, count in self.counts.most_common(3))
             raise DataError(
                 f"{share} are refused, more than {largest:.0%} ({most})",

@@ -18,6 +18,7 @@ class Recommender(ABC):
 
     name: str
     items: int
+    item_ids: Sequence[str] | None = None  # of its items by code - 1; None: it has the codes of whoever asks
     probabilistic: bool = True  # whether softmax(scores) is the model's distribution over the catalog
 
     @abstractmethod

@@ -57,6 +57,8 @@ class Runtime(Recommender):
     It reads the newest L known items of a history, with `repeats: exclude` each at its first place only.
     """
 
+    item_ids: Sequence[str]
+
     def __init__(
         self, graph: ServingGraph, card: Card, items: ItemColumns, golden: Golden = NO_GOLDEN, name: str = "artifact"
     ) -> None:

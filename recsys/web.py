@@ -61,6 +61,7 @@ def app_of(source: Source, threads: int = 2) -> FastAPI:
         description="Recommendations of the champion. One answer comes from one model, which it names.",
         version="1",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect has no words; every refusal is a sentence
     )
     metrics = WebMetrics(source)
     _add_refusals(app)

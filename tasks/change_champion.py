@@ -89,7 +89,7 @@ def _returnable(chain: Chain, found: list[Contender], move: Move) -> Contender:
     number = move.to if move.to is not None else chain.previous
     if number is None:
         raise RegistryError(f"there is no champion before {_named(chain.champion)} to go back to", mend=there)
-    if number != chain.champion and number not in {one.number for one in earlier}:
+    if number != chain.champion and number not in {one.number for one in found if one.number in chain.served}:
         was = "was deleted" if number in chain.served else "has never been the champion"
         raise RegistryError(
             f"{STUDENT} version {number} {was}", mend=f"{there} Others are promoted, not rolled back to."

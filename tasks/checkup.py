@@ -100,6 +100,7 @@ CHECKS = (
     _Check("champion", checkup_champion.champion, "ledger"),
     _Check("champion's files", checkup_champion.files, "champion"),
     _Check("champion in MLflow", checkup_champion.published, "champion"),
+    _Check("forgotten users", checkup_champion.forgotten, "champion"),
     _Check("rollback", checkup_champion.rollback, "ledger"),
     _Check("secrets in Prefect", checkup_secrets.in_prefect),
     _Check("secrets in MLflow", checkup_secrets.in_mlflow, _MLFLOW),

@@ -1,14 +1,20 @@
 """Checkup of the champion: ledger, aliases, files, and whether it answers as it did when it was made."""
 
 import tempfile
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from recsys.errors import RecsysError
 from recsys.runtime import Runtime
+from recsys.wording import count
 from tasks.adapters.manifest import digest_of_folder
-from tasks.adapters.registry import STUDENT
+from tasks.adapters.registry import STUDENT, UNFORGOTTEN
+from tasks.adapters.vault import forgotten as forgotten_users
 from tasks.finding import Finding, doubtful, ill, well
 from tasks.patient import Patient
+
+_DAYS_TO_FORGET = 30
+"""A month is what GDPR, article 12(3), gives to whoever is asked to erase."""
 
 _NONE_YET = "there is no champion yet"
 
@@ -50,6 +56,18 @@ def champion(patient: Patient) -> Finding:
     if not version.digest:
         return ill(f"version {version.number} has no digest: its files cannot be verified", "recsys rollback --reason")
     return well(f"{STUDENT} version {version.number}")
+
+
+def forgotten(patient: Patient) -> Finding | None:
+    """Whether the champion has learnt from users who were forgotten since, and for how long it has served so."""
+    users, version = forgotten_users(patient.settings.vault), patient.champion
+    if not users:
+        return None
+    if version is None or UNFORGOTTEN not in version.tags:
+        return well(f"{count(len(users))} users are forgotten, and the champion never knew them")
+    days = (datetime.now(UTC).date() - date.fromisoformat(version.tags[UNFORGOTTEN])).days
+    said = f"version {version.number} has learnt from users who were forgotten {count(days)} days ago, and still serves"
+    return (ill if days > _DAYS_TO_FORGET else doubtful)(said, "recsys nightly")
 
 
 def files(patient: Patient) -> Finding:

@@ -77,6 +77,8 @@ def _contender(version: Version, first: int) -> Contender:
         why_not = f"is a duplicate of version {original}, from a response that was lost"
     elif not version.digest:
         why_not = "was not registered by a night: its files have no digest to compare with"
+    elif version.remembers:
+        why_not = version.remembers
     elif damage:
         why_not = f"cannot be looked at: {damage}"
     return Contender(version, why_not, _needs_approval(version, question), question)

@@ -105,6 +105,8 @@ class _Laboratory:
         previous = self.at.registry.alias(TEACHER, "champion")
         if previous is None or previous.digest == teacher.digest or standing.teacher_ahead:
             return {}
+        if not self.at.has("teach", previous.digest):
+            return {}
         at, role = self.at, "previous_teacher"
         return {role: self.report(role, previous.digest, lambda d: _teacher(at, previous.digest, role))}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import task
 
+from recsys.catalog import load_catalog
 from recsys.evaluate import ModelReport
 from recsys.gate import Evidence, Verdict, judge_teacher
 from recsys.gate import judge as judged
@@ -12,7 +13,7 @@ from tasks.adapters.store import Recipe, Stored
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import ArtifactRef, ReportRef, ReportsRef, Standing, TeacherReportsRef, VerdictRef
 
-VERSION = 2
+VERSION = 3
 
 
 @task(name="judge", **TASK_OPTIONS)
@@ -35,7 +36,7 @@ def judge(night: Night, artifact: ArtifactRef, reports: ReportsRef) -> VerdictRe
         )
 
         def build(out: Path) -> None:
-            verdicts = {"verdict": _student(at, reports), "teacher": _teacher(at, reports)}
+            verdicts = {"verdict": _student(at, artifact, reports), "teacher": _teacher(at, reports)}
             for name, verdict in verdicts.items():
                 told = verdict.held_back(held[name]) if name in held else verdict
                 (out / f"{name}.json").write_text(told.to_json())
@@ -105,7 +106,8 @@ def _champion_itself(at: Step, stored: Stored, standing: Standing, verdict: Verd
     return VerdictRef.of(stored, decision="NO CHANGE", sentence=sentence, version=standing.version)
 
 
-def _student(at: Step, reports: ReportsRef) -> Verdict:
+def _student(at: Step, artifact: ArtifactRef, reports: ReportsRef) -> Verdict:
+    catalog = at.store.open("build", artifact.dataset) / "catalog.parquet"
     evidence = Evidence(
         artifact=_report(at, reports.artifact),
         student=_report(at, reports.student),
@@ -114,6 +116,7 @@ def _student(at: Step, reports: ReportsRef) -> Verdict:
         neighbours=_report(at, reports.neighbours),
         champion=_report(at, reports.champion) if reports.champion else None,
         latency_p99_ms=at.store.measured("evaluate", reports.artifact.digest)["p99_ms"],
+        item_ids=load_catalog(catalog).item_ids,
     )
     return judged(evidence, at.night.config.gate, at.night.config.limits)
 

@@ -26,7 +26,7 @@ from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.registry import STUDENT, Version
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
-from tasks.adapters.vault import Vault
+from tasks.adapters.vault import Vault, forgotten
 from tasks.last_night import LastNight
 from tasks.scoring import RECOMMENDATIONS, Scoring
 from tasks.settle_alias import settle_alias
@@ -186,7 +186,8 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
         folder = Path(temporary)
         names = Vault(folder / "vault", settings.vault_key)
         tomorrow = int(time.time()) + DAY  # a shop's clock may be ahead of ours
-        source = EventSource(request.columns, None, tomorrow, names.door, names.remember)
+        gone = frozenset(forgotten(settings.vault))
+        source = EventSource(request.columns, None, tomorrow, names.door, names.remember, gone)
         config, accepted, newest, notes = _event_rules(store, runtime), [], [], []
         for number, file in enumerate(input_files(request.events)):
             validation = validate_file(file, folder / str(number), source, config)

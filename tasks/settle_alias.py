@@ -6,8 +6,9 @@ each poll. Knows no orchestrator.
 
 import functools
 
+from recsys.errors import RegistryError
 from tasks.adapters.ledger import Settled
-from tasks.adapters.registry import STUDENT
+from tasks.adapters.registry import STUDENT, Registry
 from tasks.announce import announce_if_heard
 from tasks.workshop import Workshop
 
@@ -19,8 +20,16 @@ def settle_alias(workshop: Workshop) -> Settled | None:
     the champion's version was deleted is told each time (outcome "gone") and mended by nobody here. RegistryError
     when the ledger contradicts itself or MLflow cannot be reached.
     """
-    settled = workshop.ledger.settle(functools.partial(workshop.registry.load_check, STUDENT))
+    settled = workshop.ledger.settle(functools.partial(_check, workshop.registry))
     if settled is not None and settled.outcome != "gone":
         details = {"from": settled.drift.champion, "to": settled.drift.alias, "outcome": settled.outcome}
         announce_if_heard(workshop.settings, "recsys.alias.moved", settled.sentence, details)
     return settled
+
+
+def _check(registry: Registry, number: int) -> None:
+    """RegistryError when a version may not be adopted."""
+    version = registry.version(STUDENT, number)
+    if version.remembers:
+        raise RegistryError(f"version {number} {version.remembers}")
+    registry.load_check(STUDENT, number)

@@ -52,6 +52,7 @@ UNITS: Mapping[str, tuple[Unit, str]] = {
     "size_mb": ("number", "lower"),
     "latency": ("ms", "lower"),
     "coverage": ("share", "higher"),
+    "exposure": ("share", "lower"),
     "popularity": ("ratio", "lower"),
     "test_users": ("count", "higher"),
     "finite": ("count", "lower"),

@@ -75,7 +75,7 @@ def _usable_champion(at: Step, dataset: Dataset) -> dict:
 def _teacher_to_use(at: Step, tonight: Build) -> str | None:
     """Digest of the champion teacher or, where it knows what tonight must not, of the newest before it that does not."""
     champion = at.registry.alias(TEACHER, "champion")
-    if champion is None:
+    if champion is None or not at.has("teach", champion.digest):
         return None
     if _from_before(_about(at, champion.digest), tonight):
         return champion.digest

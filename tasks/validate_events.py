@@ -1,9 +1,11 @@
 """validate: each file of events by itself into accepted and quarantined rows, each once."""
 
+import hashlib
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,7 @@ from recsys.items import validate_items
 from tasks import computing
 from tasks.adapters import expectations
 from tasks.adapters.store import Recipe, Stored, sha256_of
-from tasks.adapters.vault import Vault
+from tasks.adapters.vault import Vault, forgotten
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import AcceptedRef, EventsRef, ItemsRef
 
@@ -61,14 +63,19 @@ def _item_ids(at: Step, items: ItemsRef) -> pa.Array:
 
 def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Array | None) -> EventsRef:
     """One file's object. A file with rows from the future is looked at again every day; any other once for ever."""
-    rules = {"max_quarantined": at.night.config.events.max_quarantined, "columns": dict(at.night.source.columns)}
+    rules: dict[str, Any] = {
+        "max_quarantined": at.night.config.events.max_quarantined,
+        "columns": dict(at.night.source.columns),
+    }
+    if gone := frozenset(forgotten(at.settings.vault)):
+        rules["forgotten"] = hashlib.sha256("".join(sorted(gone)).encode("ascii")).hexdigest()
     parents = (sha256_of(file), items.digest if items else "no items")
     end_of_tomorrow = int((datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 2 * DAY).timestamp())
     for_ever = Recipe("validate", VERSION, {**rules, "not_after": None}, parents)
     for_today = Recipe("validate", VERSION, {**rules, "not_after": end_of_tomorrow}, parents)
 
     def build(out: Path) -> None:
-        _read(at, file, known, end_of_tomorrow, out)
+        _read(at, file, known, end_of_tomorrow, gone, out)
 
     if at.store.find(for_ever):
         stored = at.make(for_ever, build)
@@ -86,7 +93,7 @@ def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Arra
     )
 
 
-def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, out: Path) -> None:
+def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, gone: frozenset[str], out: Path) -> None:
     """The strict reader, then Great Expectations over what it accepted."""
     computing.expect_trials(at.settings)
     vault = Vault(at.settings.vault, at.settings.vault_key)
@@ -99,7 +106,12 @@ def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, out: Pat
         at.progress(0.0, f"{file.name}: {met:,} users met, batch by batch")
 
     source = EventSource(
-        columns=at.night.source.columns, known_items=known, not_after=not_after, door=vault.door, on_users=on_users
+        columns=at.night.source.columns,
+        known_items=known,
+        not_after=not_after,
+        door=vault.door,
+        on_users=on_users,
+        forgotten=gone,
     )
     validation = validate_file(file, out, source, at.night.config.events)
     found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)

@@ -16,6 +16,7 @@ from flows.cli import (
     down,
     explain,
     fetch,
+    forget,
     fsck,
     gc,
     history,
@@ -68,6 +69,7 @@ app.command("ui")(ui.command)
 app.command("plan")(plan.command)
 app.command("backup")(backup.command)
 app.command("restore")(restore.command)
+app.command("forget")(forget.command)
 app.command("gc")(gc.command)
 app.command("fsck")(fsck.command)
 app.command("fetch")(fetch.command)

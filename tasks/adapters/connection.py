@@ -55,6 +55,18 @@ class Client:
 
         return told
 
+    def erase(self, place: str, folder: str | None = None) -> None:
+        """Artifacts that are gone for good: all at an address of MLflow's, or a folder of them. Nothing there is fine."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(place, tracking_uri=self.uri)
+        try:
+            if repository.list_artifacts(folder):
+                repository.delete_artifacts(folder)
+        except (MlflowException, OSError) as error:
+            raise RefusedError("ERASE", f"MLflow could not remove {folder or 'files'}: {error}", place) from error
+
 
 def _require_disk(uri: str, said: str) -> None:
     """HomeError when what MLflow said is that its file could not be written."""

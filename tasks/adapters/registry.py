@@ -35,6 +35,7 @@ __all__ = [
     "SENTENCE",
     "STUDENT",
     "TEACHER",
+    "UNFORGOTTEN",
     "UNPROVEN",
     "VERDICT",
     "Example",
@@ -53,6 +54,8 @@ SENTENCE = "recsys.sentence"
 FAILED, UNPROVEN = "recsys.failed", "recsys.unproven"
 """Tags of a version: names of the gate's criteria; absent where there are none."""
 VERDICT = "recsys.verdict"
+UNFORGOTTEN = "recsys.before_forgetting"
+"""Tag of a version: the day on which users were forgotten that it had learnt from."""
 LATENCY = "recsys.latency_ms"
 """Tag of a version: the latency budget that its verdict was given under, in ms."""
 
@@ -83,6 +86,12 @@ class Version:
     def digest(self) -> str:
         """Of the published files, as the store computes it; empty for a version registered by hand."""
         return self.tags.get(DIGEST, "")
+
+    @property
+    def remembers(self) -> str:
+        """Why it may not serve again, as a clause: users were forgotten since that it had learnt from. Empty when it may."""
+        since = self.tags.get(UNFORGOTTEN)
+        return f"has learnt from users who were forgotten on {since}" if since else ""
 
     @property
     def sentence(self) -> str:
@@ -228,6 +237,10 @@ class Registry:
         """Tags of a version."""
         for name, value in tags.items():
             self.client.set_model_version_tag(model, str(number), name, value)
+
+    def erase(self, model: str, number: int) -> None:
+        """The files of a version are gone for good; what is said of it stays. Done twice it is done."""
+        self.client.erase(self.client.get_model_version_download_uri(model, str(number)))
 
     def load_check(self, model: str, number: int, runtime: str = "recsys.runtime") -> None:
         """Loads a version as a stranger would: downloaded anew, in a clean process, pickle off, its digest first.

@@ -198,6 +198,11 @@ class Tracking:
         tags = [InputTag("mlflow.data.context", context), InputTag("recsys.sha256", digest)]
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset=dataset, tags=tags)])
 
+    def erase_from_nights(self, folder: str) -> None:
+        """A folder of artifacts is gone from every night that came to a verdict."""
+        for run in self._runs("tags.`recsys.artifact` != ''"):
+            self.client.erase(run.info.artifact_uri, folder)
+
     # -- inside
 
     @property

@@ -34,7 +34,7 @@ class Vault:
 
         Raises HomeError when the key or the table cannot be read, or the table was filled under another key.
         """
-        self._users = folder / "users.sqlite"
+        self.folder, self._users = folder, folder / "users.sqlite"
         key_file = key_file or folder / "key"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,6 +81,20 @@ class Vault:
                     raise HomeError(f"{wrong:,} users of the vault are damaged", where=str(self._users), mend=_RESTORE)
                 yield from ((token, known[token]) for token in some if token in known)
 
+    def forget(self, tokens: Iterable[str], at: int) -> None:
+        """Their user ids are gone, from the file's free space too; their tokens stay, with the time `at` (seconds UTC).
+
+        Without its token nobody could tell a user who comes again in the shop's files from any other.
+        """
+        gone = [(bytes.fromhex(token),) for token in tokens]
+        with self._told(), closing(self._connect()) as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", [(*one, at) for one in gone])
+            connection.executemany("DELETE FROM users WHERE token = ?", gone)
+            connection.execute("COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def damaged(self) -> int:
         """Rows whose user id does not make their token. Reads them all; HomeError when they cannot be read."""
         with self._told(), closing(self._connect()) as connection:
@@ -109,6 +123,9 @@ class Vault:
             if tables and "users" not in tables:  # both were made at once; a new one would be without its users
                 raise sqlite3.DatabaseError(f"it has {', '.join(sorted(tables))}, and no table users")
             connection.execute("CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS forgotten (token BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID"
+            )
             connection.execute("CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
             connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
             sample = connection.execute("SELECT sample FROM door").fetchone()[0]
@@ -142,3 +159,17 @@ def _make_key(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
+
+
+def forgotten(folder: Path) -> dict[str, int]:
+    """When each forgotten user was forgotten (seconds UTC), by token. The vault need not be there; no key is needed."""
+    file = folder / "users.sqlite"
+    if not file.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(file, timeout=_WAIT_SECONDS)) as connection:
+            there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'forgotten'").fetchone()
+            rows = connection.execute("SELECT lower(hex(token)), at FROM forgotten") if there else ()
+            return {str(token): int(at) for token, at in rows}
+    except sqlite3.Error as error:
+        raise HomeError(f"the vault cannot be read: {error}", where=str(file), mend=_RESTORE) from error

@@ -139,7 +139,7 @@ def test_popularity_and_coverage_are_over_the_first_tens():
 
 
 def test_a_smaller_catalog_is_scored_minus_infinity_beyond_its_end():
-    model = OnCatalog(Table(descending(4)[:, :4]), ITEMS)
+    model = OnCatalog(Table(descending(4)[:, :4]), DATASET.catalog)
     assert model.scores([np.array([2, 6])])[0].tolist() == [0, -1, -2, -3, -np.inf, -np.inf]
     report = evaluate(Table(descending(4)[:, :4]), CASES, DATASET, 1)
     assert report.top[:, :3].tolist() == [[3, 4, 0], [2, 4, 0], [3, 0, 0]]
@@ -152,6 +152,23 @@ def test_a_user_whose_targets_are_all_beyond_the_catalog_has_no_cross_entropy_an
     assert np.isnan(report.cross_entropy).all()
     assert report.mean_cross_entropy is None
     assert report.mean("ndcg_at_10") == 0
+
+
+class Before(Table):
+    """A model of before users were forgotten: other codes, one item that is gone, and not yet the catalog's last."""
+
+    item_ids = ("gone", "item-5", "item-4", "item-3", "item-2", "item-1")
+
+
+def test_a_model_with_codes_of_its_own_is_asked_and_answers_in_the_catalogs():
+    report = evaluate(Before(descending()), CASES, DATASET, 1)
+    assert report.top[:, :4].tolist() == [[5, 4, 3, 0], [5, 4, 2, 0], [5, 3, 0, 0]]
+    first = Before(descending())
+    heard = []
+    first.scores = lambda histories: heard.extend(histories) or np.zeros((len(histories), ITEMS), np.float32)
+    scores = OnCatalog(first, DATASET.catalog).scores([np.array([1, 6, 5], np.int32)])
+    assert [history.tolist() for history in heard] == [[6, 2]], "item 6 it does not know"
+    assert np.isinf(scores[0]).tolist() == [False] * 5 + [True]
 
 
 class Served(Table):

@@ -552,3 +552,18 @@ def test_the_same_file_gives_the_same_bytes(tmp_path, source):
         validate_file(path, tmp_path / out, source, TOLERANT)
     for name in ("accepted.parquet", "quarantine.parquet", "validation.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_rows_of_the_forgotten_are_refused_without_a_word_of_who_and_are_no_faults(tmp_path, users, source):
+    path = parquet(tmp_path, user_id=["ada", "eve", "eve", None, "bob"])
+    forgetful = replace(source, forgotten=frozenset({DOOR.token("eve")}))
+    validation = validate_file(path, tmp_path / "out", forgetful, EventsConfig(max_quarantined=0.2))
+    assert validation.by_rule == {"user_id forgotten": 2, "user_id missing": 1}
+    assert validation.lines == validation.accepted + validation.quarantined == 5
+    refused = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert [(row["row"], row["rule"], row["value"]) for row in refused if row["rule"] == "forgotten"] == [
+        (2, "forgotten", None), (3, "forgotten", None)
+    ]  # fmt: skip
+    assert pq.read_table(tmp_path / "out" / "accepted.parquet")["token"].to_pylist() == [
+        DOOR.token("ada"), DOOR.token("bob")
+    ]  # fmt: skip

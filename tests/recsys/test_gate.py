@@ -89,11 +89,20 @@ def test_the_criteria_are_those_of_the_design():
         ("latency", "guard"),
         ("coverage", "guard"),
         ("popularity", "guard"),
+        ("exposure", "guard"),
     ]
 
 
 def worse_than_its_student():
     return {"student": report("student", np.minimum(QUALITY * 1.05, 2))}
+
+
+def pushed(share: float) -> ModelReport:
+    """Item 7 comes into the lists of a share of the users."""
+    fine = report("artifact", QUALITY, bytes=8)
+    top = fine.top.copy()
+    top[: round(share * len(top)), 9] = 7
+    return replace(fine, top=top)
 
 
 RED = {
@@ -110,6 +119,7 @@ RED = {
     "latency": {"latency_p99_ms": 20.1},
     "coverage": {"artifact": report("artifact", QUALITY, bytes=8, coverage_at_10=0.19)},
     "popularity": {"artifact": report("artifact", QUALITY, bytes=8, popularity_at_10=0.88)},
+    "exposure": {"artifact": pushed(0.11)},
 }
 
 
@@ -128,6 +138,17 @@ def test_the_margins_themselves_are_allowed():
         latency_p99_ms=20.0,
     )
     assert judge(on_the_edge, GATE, LIMITS).decision == "PROMOTE"
+
+
+def test_an_item_that_is_pushed_is_named_without_what_its_id_might_do_to_a_reader():
+    ids = [f"item-{code}" for code in range(1, 101)]
+    ids[6] = "<b>seven\x1b[31m"
+    row = criterion(judge(evidence(artifact=pushed(0.5), item_ids=ids), GATE, LIMITS), "exposure")
+    assert (row.value, row.outcome) == (pytest.approx(0.5), "fail")
+    assert "seven" in row.sentence
+    assert "\x1b" not in row.sentence
+    first_night = judge(evidence(artifact=pushed(0.5), champion=None), GATE, LIMITS)
+    assert "exposure" not in {each.name for each in first_night.criteria}, "there is nothing to compare with"
 
 
 def test_the_size_is_told_as_a_share_of_the_teachers():

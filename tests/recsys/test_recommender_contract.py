@@ -70,7 +70,7 @@ def models_of(histories: Histories, place: Path) -> Mapping[str, Recommender]:
         "artifact": Runtime.open(place),
         "most_popular": MostPopular(counts),
         "neighbours": Neighbours(histories, ITEMS),
-        "teacher_on_later_catalog": OnCatalog(scorer, ITEMS + 4),
+        "teacher_on_later_catalog": OnCatalog(scorer, Catalog([str(code) for code in range(ITEMS + 4)], [], [], [])),
     }
 
 

@@ -196,6 +196,7 @@ def test_a_body_that_is_too_large_is_refused(client: TestClient, told: bool) -> 
 def test_unknown_pages_and_methods_are_refused_alike(client: TestClient) -> None:
     assert client.get("/nothing").json() == {"error": "Not Found"}
     assert client.get("/recommend").status_code == 405
+    assert client.put("/recommend/", follow_redirects=False).json() == {"error": "Not Found"}
 
 
 def test_health_says_what_is_served_and_since_when(client: TestClient) -> None:

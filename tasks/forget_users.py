@@ -1,0 +1,155 @@
+"""forget: users who must not be known any more are gone from every object; the next night learns as if they never were.
+
+Every object that was made from events goes, whoever they are of: a sum over all users cannot be told from one without
+some of them. So the next night makes all anew, in item codes of its own, and comes to the very bytes of a home that never
+had them. Their tokens stay in the vault: the shop's files may name them again tomorrow. What serves until then, the
+champion's files, was learnt from them too; it is marked, and the doctor counts its days.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.errors import ConfigError, DataError, HomeError
+from recsys.quarantine import TableDraft
+from tasks.adapters import disk
+from tasks.adapters.ledger import Chain
+from tasks.adapters.manifest import Manifest
+from tasks.adapters.night_lock import Holder, alone_tonight
+from tasks.adapters.registry import STUDENT, TEACHER, UNFORGOTTEN
+from tasks.adapters.sweep import Broom, Freed, Kept, sweep, sweep_temp
+from tasks.adapters.vault import Vault, forgotten
+from tasks.batch_scores import RECOMMENDATIONS
+from tasks.keeping import kept, score_folders
+from tasks.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What it came to."""
+
+    users: int  # now forgotten, of those that were asked for
+    again: int  # of them, that were forgotten before
+    champion: int | None  # the version that still serves what it learnt from them; None: nothing was promoted
+    night_seconds: float | None  # what the last whole night took, as the next one will; None: none is known
+    freed: tuple[Freed, ...]
+
+    @property
+    def bytes(self) -> int:
+        """That were removed."""
+        return sum(each.bytes for each in self.freed)
+
+
+def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
+    """No row of these users is accepted from now on, and nothing that was made from theirs is left but the champion.
+
+    Interrupted, it is done again by the same call. DataError, before anything is touched, when one of them is unknown:
+    the message names its place, not the id; HomeError while a night is at work or a command reads what must go;
+    ConfigError for a store that several homes share.
+    """
+    settings = workshop.settings
+    if settings.shared:
+        raise ConfigError(
+            "users are forgotten in a home of its own, not in a store that homes share",
+            where=f"RECSYS_STORE={settings.shared.text}",
+            mend="Run the homes without a shared store, forget in each, and empty the bucket.",
+        )
+    chain = workshop.ledger.chain().require_intact()
+    vault = Vault(settings.vault, settings.vault_key)
+    me = Holder.me("recsys forget", "", "nothing")
+    with alone_tonight(settings, me, _refuse_to_wait):
+        tokens, again = _tokens(vault, user_ids)
+        seconds = _seconds_of_a_night(workshop)
+        vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
+        broom = Broom(dry_run=False)
+        _sweep_store(workshop, chain, broom)
+        _sweep_registry(workshop, chain)
+        _sweep_pages(workshop, broom)
+        for folder in score_folders(settings):
+            _without(folder / RECOMMENDATIONS, user_ids)
+    return Forgotten(len(tokens), again, chain.champion, seconds, broom.freed())
+
+
+def _refuse_to_wait(holder: Holder | None) -> None:
+    at_work = holder.sentence if holder else "it has just begun"
+    raise HomeError(f"a night is at work ({at_work})", mend="Forget them once it has ended: it reads what must go.")
+
+
+def _tokens(vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:
+    """Their tokens, and how many of them were forgotten before."""
+    tokens = [vault.door.token(user_id) for user_id in user_ids]
+    known, before = vault.user_ids(tokens), forgotten(vault.folder)
+    for number, token in enumerate(tokens, start=1):
+        if token not in known and token not in before:
+            raise DataError(
+                f"the {_ordinal(number)} of them has no event in this home; nothing was forgotten",
+                where="USER",
+                mend="Write ids exactly as the events have them.",
+            )
+    return tokens, sum(token in before for token in tokens)
+
+
+def _ordinal(number: int) -> str:
+    names = ("first", "second", "third")
+    return names[number - 1] if number <= len(names) else f"{number}th"
+
+
+def _seconds_of_a_night(workshop: Workshop) -> float | None:
+    """The longest of all nights: one that made everything."""
+    nights = workshop.tracking.nights_after(None)
+    return max((sum(v for n, v in night.items() if n.startswith("seconds/")) for night in nights), default=None)
+
+
+def _sweep_store(workshop: Workshop, chain: Chain, broom: Broom) -> None:
+    """All but the champion's files and the ledger's verdicts, which are sums over users. Lineage stays, names and digests."""
+    store, soon = workshop.store, time.time() + 1
+    stays = frozenset({chain.champion_digest, *(record.evidence for record in chain.records)}) - {""}
+
+    def marked() -> Kept:
+        remembered = kept(workshop, nights=1)
+        return Kept(stays, remembered.whole | remembered.remembered, heads=lambda name: False)
+
+    sweep(store, marked, soon, broom)
+    sweep_temp(workshop.settings.temp, "*", soon, broom)
+    named = [Manifest.read(path) for path in (store.root / "manifests").glob("*/*.json")]
+    left = [each.step for each in named if each and each.digest not in stays]
+    if left:
+        raise HomeError(
+            f"{len(left)} objects are in use ({', '.join(sorted(set(left)))}) and are not gone yet",
+            where=str(store.root),
+            mend="End the commands that work on this home, then run the same command again.",
+        )
+
+
+def _sweep_registry(workshop: Workshop, chain: Chain) -> None:
+    """Of versions only the champion's files stay. All are marked: until then they were learnt with these users."""
+    today = datetime.now(UTC).date().isoformat()
+    for model in (STUDENT, TEACHER):
+        for version in workshop.registry.all_versions(model):
+            workshop.registry.set_tags(model, version.number, {UNFORGOTTEN: today})
+            if (
+                model == TEACHER or version.digest != chain.champion_digest
+            ):  # by its files: twins of a version share them
+                workshop.registry.erase(model, version.number)
+
+
+def _sweep_pages(workshop: Workshop, broom: Broom) -> None:
+    """Reports show the histories of some users, here and with their runs in MLflow."""
+    for page in sorted((workshop.settings.home / "reports").glob("[0-9]*")):
+        broom.take("reports", page)
+    workshop.tracking.erase_from_nights("report")
+
+
+def _without(file: Path, user_ids: Sequence[str]) -> None:
+    """The same recommendations without some users; whoever reads them finds the old file or the new one."""
+    gone, fewer = pa.array(sorted(user_ids), pa.string()), file.with_name("fewer.parquet")
+    with disk.told(file), pq.ParquetFile(file) as whole, TableDraft(fewer, whole.schema_arrow) as draft:
+        for part in whole.iter_batches():
+            draft.write(pa.Table.from_batches([part.filter(pc.invert(pc.is_in(part.column("user_id"), gone)))]))
+    fewer.replace(file)
