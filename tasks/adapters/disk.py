@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,8 +63,7 @@ def told(path: Path) -> Iterator[None]:
     except Exception as error:
         place = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(place).free
-        number = error.errno if isinstance(error, OSError) else None
-        named = str(getattr(error, "filename", None) or path)
+        number, named = _of_whom(error, path)
         ours = number in _REFUSED and named.startswith(str(path))
         if number not in _NO_ROOM and not ours and free >= _LITTLE:
             raise
@@ -74,3 +74,13 @@ def told(path: Path) -> Iterator[None]:
             where=named,
             mend="Make room, or choose another home with RECSYS_HOME.",
         ) from error
+
+
+def _of_whom(error: Exception, path: Path) -> tuple[int | None, str]:
+    """The errno of an error, if it has one, and the file that it names. A copied folder's tells both in words only."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, target, why = error.args[0][0]
+        found = re.match(r"\[Errno (\d+)\]", str(why))
+        return (int(found[1]) if found else None), str(target)
+    number = error.errno if isinstance(error, OSError) else None
+    return number, str(getattr(error, "filename", None) or path)

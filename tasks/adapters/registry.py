@@ -20,6 +20,7 @@ from typing import Any
 from recsys.config import LimitsConfig
 from recsys.errors import RegistryError
 from tasks.adapters.connection import Client, RefusedError
+from tasks.adapters.disk import told
 from tasks.adapters.manifest import digest_of_folder
 from tasks.adapters.packaging import Example, save
 from tasks.adapters.settings import Settings
@@ -300,7 +301,8 @@ class Registry:
 
         with tempfile.TemporaryDirectory(dir=self.settings.temp) as temporary:
             package = Path(temporary) / "model"
-            save(package, folder, loader, example)
+            with told(self.settings.temp):
+                save(package, folder, loader, example)
             logged = self.client.create_logged_model(self._experiment_id(), name=model, source_run_id=run_id)
             self.client.log_model_artifacts(logged.model_id, str(package))
         self.client.finalize_logged_model(logged.model_id, "READY")

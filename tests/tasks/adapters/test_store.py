@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import DataError, HomeError, StoreError
+from tasks.adapters.disk import told
 from tasks.adapters.scrub import scrub
 from tasks.adapters.store import MEASURED, File, Manifest, Recipe, Store
 
@@ -411,3 +413,12 @@ def test_the_manifest_file_is_json_with_its_own_checksum(tmp_path):
     text = json.loads(path.read_text())
     assert sorted(text) == ["manifest", "sha256"]
     assert text["manifest"]["parents"] == ["aa", "bb"]
+
+
+def test_what_fails_while_a_folder_is_copied_is_told_with_the_file(tmp_path):
+    failed = shutil.Error([("there/a", str(tmp_path / "a"), "[Errno 5] Input/output error: 'there/a'")])
+    with pytest.raises(HomeError, match="cannot write: Input/output error") as told_of, told(tmp_path):
+        raise failed
+    assert told_of.value.where == str(tmp_path / "a")
+    with pytest.raises(shutil.Error), told(tmp_path):
+        raise shutil.Error("the same file")
