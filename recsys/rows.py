@@ -160,7 +160,7 @@ def _matched(
             mend = f"The columns are {', '.join(COLUMNS)}."
             raise DataError(f"--columns {name}={theirs} names no column of ours", where=file.name, mend=mend)
         if name in ours and theirs not in found:
-            mend = f"The file has {_listed(found)}."
+            mend = f"The file has {_listed(found, _is_csv(file))}."
             raise DataError(f"column {theirs}, given as {name}, is missing", where=file.name, mend=mend)
     names = {name: renamed.get(name, name) for name in ours}
     twice = [theirs for name, theirs in names.items() if name in renamed and list(names.values()).count(theirs) > 1]
@@ -173,20 +173,32 @@ def _matched(
     for column in columns:
         if column.required and names[column.name] not in found:
             raise DataError(
-                f"the column {column.name} is missing", where=file.name, mend=_suggestion(column.name, found)
+                f"the column {column.name} is missing",
+                where=file.name,
+                mend=_suggestion(column.name, found, _is_csv(file)),
             )
     return {name: theirs for name, theirs in names.items() if theirs in found}
 
 
-def _suggestion(name: str, found: list[str]) -> str:
+def _suggestion(name: str, found: list[str], is_csv: bool) -> str:
     """How to name the column that is probably meant, and what columns there are."""
     by_lower = {theirs.lower(): theirs for theirs in reversed(found)}
     near = difflib.get_close_matches(name, by_lower, n=1)
     near += [lower for lower in by_lower if any(other in lower for other in _OTHER_NAMES.get(name, ()))]
-    advice = f"If it is {by_lower[near[0]]}, say --columns {name}={by_lower[near[0]]}. " if near else ""
-    return f"{advice}The file has {_listed(found)}."
+    told = near and _may_be_repeated(found, is_csv)
+    advice = f"If it is {by_lower[near[0]]}, say --columns {name}={by_lower[near[0]]}. " if told else ""
+    return f"{advice}The file has {_listed(found, is_csv)}."
 
 
-def _listed(names: list[str]) -> str:
+def _may_be_repeated(names: list[str], is_csv: bool) -> bool:
+    """Whether these are names. A CSV file may have lost its header: then its first row stands there, with ids of users."""
+    words = {*COLUMNS, *(word for others in _OTHER_NAMES.values() for word in others)}
+    plain = [name.lower() for name in names if not any(character.isdigit() for character in name)]  # no user-17
+    return not is_csv or any(word in name for name in plain for word in words)
+
+
+def _listed(names: list[str], is_csv: bool) -> str:
+    if not _may_be_repeated(names, is_csv):
+        return f"{len(names)} columns without a name that says anything: perhaps its header is missing"
     shown = ", ".join(repr(name)[:60] for name in names[:12])
     return f"the columns {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -135,6 +135,16 @@ def test_a_header_that_does_not_end_is_refused(tmp_path):
         validated_file(tmp_path, tmp_path / "events.csv")
 
 
+@pytest.mark.parametrize(("first", "listed"), [("user-17,item-3,1700000000", False), ("CustomerID,sku,when", True)])
+def test_a_row_that_stands_where_the_header_should_is_not_repeated(tmp_path, first, listed):
+    path = tmp_path / "events.csv"
+    path.write_text(f"{first}\nuser-18,item-4,1700000001\n")
+    with pytest.raises(DataError, match="user_id is missing") as refused:
+        validate_file(path, tmp_path / "out", EventSource({}, None, DAY, Door(b"k" * 32), print), EventsConfig())
+    assert (first.split(",")[0] in str(refused.value)) == listed
+    assert ("its header is missing" in str(refused.value)) != listed
+
+
 def test_many_ignored_columns_are_told_in_brief(tmp_path):
     validation, _ = validated(tmp_path, **{f"more_{n}_{'x' * 100}": [1, 2] for n in range(80)})
     assert validation.notes[0].endswith(" and 30 more")
