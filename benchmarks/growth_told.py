@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from recsys.canvas import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SMALL, VERMILION, style
 
@@ -15,8 +16,11 @@ _MARKS = dict(zip(STEPS, "osD^vPX", strict=True))
 
 
 def swept(rows: Sequence[dict], sweep: str) -> list[dict]:
-    """The rows of one sweep, the smallest first."""
-    return sorted((row for row in rows if row["sweep"] == sweep), key=lambda row: row[sweep])
+    """The rows of one sweep, the smallest first; of another one too, where all stands still that stands still in this."""
+    own = [row for row in rows if row["sweep"] == sweep]
+    still = [key for key in SWEEPS if key != sweep and sweep != "events"]  # users grow with the events
+    more = [row for row in rows if row not in own and own and still and all(row[key] == own[0][key] for key in still)]
+    return sorted([*own, *more], key=lambda row: row[sweep])
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
@@ -75,8 +79,20 @@ def draw(rows: Sequence[dict], path: Path) -> None:
                     )  # fmt: skip
                 axes.set_xscale("log")
                 axes.set_yscale("log")
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_locator(LogLocator(subs=(1, 3)))
+                    axis.set_major_formatter(FuncFormatter(_short))
+                    axis.set_minor_locator(NullLocator())
+                axes.set_xlim(some[0][sweep] / 1.5, some[-1][sweep] * 1.5)
                 axes.set_ylabel(label if column == 0 else "")
                 axes.set_title(f"{sweep} grow" if row == 0 else "", loc="left", fontsize=10, color=INK)
             panels[1][column].set_xlabel(sweep)
-        panels[0][0].legend(fontsize=SMALL, ncols=2)
+        panels[0][-1].legend(fontsize=SMALL, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(path, dpi=130)
+
+
+def _short(value: float, position: int) -> str:
+    for unit, letter in ((1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
