@@ -295,10 +295,14 @@ class LimitsConfig(Section):
         description="Largest ratio to the teacher of the mean popularity of what is recommended",
     )
     exposure_rise: float = Field(
-        0.1,
-        gt=0,
-        title="Exposure",
-        description="Largest rise against the champion of the share of users who are shown one item in their first ten",
+        0.1, gt=0, title="Exposure", description="Largest rise of the share of users shown one item in their first ten"
+    )
+    membership_auc: float = Field(
+        0.8,
+        ge=0.5,
+        le=1,
+        title="Membership",
+        description="Largest AUC of the attack on the artifact, .5 is guessing; 1: off",
     )
     strict: bool = Field(False, title="Strict", description="Guards must be proven, as proofs are; else HOLD")
 

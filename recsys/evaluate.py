@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recsys.dataset import Dataset
 from recsys.histories import Cases, Catalog
+from recsys.membership import Membership
 from recsys.metrics import CUTOFFS, Hits, cross_entropy, every_metric
 from recsys.recommender import History, Recommender
 from recsys.spread import HERE, Shared, in_order
@@ -52,6 +53,7 @@ class ModelReport:
     unseen_hit_at_10: np.ndarray  # (C,) 1 where a target without training events is in the first ten; NaN without one
     as_of: int  # seconds UTC
     catalog_items: int
+    membership: Membership | None = None  # None: not attacked, or too few users
 
     def mean(self, metric: str) -> float:
         """The mean of a metric over the users."""
@@ -95,6 +97,7 @@ class ModelReport:
             "bytes": self.bytes,
             "as_of": self.as_of,
             "catalog_items": self.catalog_items,
+            "membership": self.membership and self.membership.as_json(),
         }
         text = json.dumps(summary, sort_keys=True, indent=1, allow_nan=False)
         (folder / "report.json").write_text(text, encoding="utf-8")
@@ -107,6 +110,7 @@ class ModelReport:
         column = {name: table[name].combine_chunks() for name in table.column_names}
         width = column["top"].type.list_size
         entropy, unseen = column.get("cross_entropy"), column.get("unseen_hit_at_10")
+        attacked = summary.get("membership")  # a report of before it was measured has none
         return cls(
             model=summary["model"],
             users=np.array(column["token"].to_pylist(), "S32"),
@@ -121,6 +125,7 @@ class ModelReport:
             unseen_hit_at_10=np.full(len(table), np.nan) if unseen is None else unseen.to_numpy(),  # None: of before
             as_of=summary["as_of"],
             catalog_items=summary["catalog_items"],
+            membership=attacked and Membership.from_json(attacked),
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from recsys.config import GateConfig, LimitsConfig
 from recsys.evaluate import ModelReport
+from recsys.membership import LEAST_USERS
 from recsys.slices import MIN_USERS, SLICES, SliceTest, compare, slices_of
 from recsys.statistics import Interval, paired_difference, paired_ratio
 from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide
@@ -41,6 +42,7 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     "coverage": "The student shows everybody the same; search more, or keep more soft labels (labels.top_k).",
     "popularity": "The student leans on popular items; search more, or keep more soft labels (labels.top_k).",
     "exposure": "Look at who took that item lately: a campaign is approved by hand, made-up users are taken out of the events.",
+    "membership": "The student knows its events by heart: fewer search.epochs, more search.dropout, smaller search.widths.",
 }
 _TEACHER_ADVICE: Mapping[str, str] = {
     "finite": _STUDENT_ADVICE["finite"],
@@ -89,6 +91,7 @@ def judge(evidence: Evidence, gate: GateConfig, limits: LimitsConfig) -> Verdict
         criteria += _costs(evidence, limits) + _breadth(evidence.artifact, evidence.teacher, limits)
         if evidence.champion is not None:
             criteria.append(_exposure(evidence.artifact, evidence.champion, limits.exposure_rise, evidence.item_ids))
+        criteria += _membership(evidence.artifact, limits)
     return decide(criteria, _STUDENT_ADVICE)
 
 
@@ -332,6 +335,34 @@ def _exposure(artifact: ModelReport, champion: ModelReport, most: float, item_id
         sentence=f"shows the item {item} to {_percent(ours[place])} of the users among their first ten, "
         f"the champion to {_percent(theirs[place])}; at most {_percent(most)} of the users more asked",
     )
+
+
+def _membership(artifact: ModelReport, limits: LimitsConfig) -> list[Criterion]:
+    """Whether an attacker tells the events that were learnt from others better than is tolerated, where that is asked."""
+    found, most = artifact.membership, limits.membership_auc
+    if most == 1:
+        return []
+    if found is None:
+        said = f"too few users have an event learnt from and one not, {LEAST_USERS} asked: membership is not measured"
+        return [replace(Criterion.fact("membership", 0, LEAST_USERS, True, said), proven=False)]
+    # A margin is cleared from above, and here less is better.
+    margin, turned = Margin(-most), Interval(-found.auc.value, -found.auc.high, -found.auc.low)
+    kind: Kind = "proof" if limits.strict else "guard"
+    return [
+        Criterion(
+            name="membership",
+            kind=kind,
+            value=found.auc.value,
+            threshold=most,
+            low=found.auc.low,
+            high=found.auc.high,
+            outcome=margin.outcome(kind, turned),
+            proven=margin.cleared_by(turned.low),
+            sentence=f"tells events it learnt from with an AUC of {found.auc.value:.3f}, a model that never learnt from "
+            f"them with {found.control.value:.3f}; at most {found.auc.high:.3f} with 95 % confidence; "
+            f"at most {most:.3f} asked",
+        )
+    ]
 
 
 def _percent(share: float) -> str:

@@ -224,6 +224,12 @@ def _limits(judged: Judged) -> Iterator[str]:
     if present(row.popularity):
         leans = "it leans on what is popular" if round(row.popularity, 1) > 1 else "it does not lean on what is popular"
         yield f"What it shows is {times(row.popularity)} as popular as the average item: {leans}."
+    if row.membership:
+        auc = row.membership.auc
+        yield (
+            f"An attacker tells events it learnt from with an AUC of {decimal(auc.value, 3)} ({bounds(auc)}; .5 is "
+            f"guessing), by {count(row.membership.users)} users: what it learnt can in part be read from its answers."
+        )
     if build.test_start is None:
         yield "The split takes each user's last event, whenever it was: training may know later events of others."
     else:

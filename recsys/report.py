@@ -43,9 +43,12 @@ def render(story: Story) -> str:
     page = _environment().get_template("report.html.j2")
     drawn = {name: draw(story) for name, draw in _DRAWN.items()}
     longest = max((step.seconds for step in story.steps if present(step.seconds)), default=0.0)
-    unseen = [model for model in story.models if model.unseen_users]
+    lists = {
+        "unseen": [model for model in story.models if model.unseen_users],
+        "attacked": [model for model in story.models if model.membership],
+    }
     return page.render(
-        story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest, unseen=unseen
+        story=story, pictures=drawn, figures=key_figures(story), leads=leads(story), longest=longest, **lists
     )
 
 
@@ -91,6 +94,7 @@ def leads(story: Story) -> dict[str, str]:
         "learning": _learning_lead(story),
         "slices": _slices_lead(story),
         "unseen": _unseen_lead(story),
+        "membership": _membership_lead(story),
         "grid": _grid_lead(story),
         "data": _data_lead(story),
         "steps": _steps_lead(story),
@@ -165,6 +169,19 @@ def _unseen_lead(story: Story) -> str:
     return (
         f"{_many(artifact.unseen_users, 'test user')} took an item without a training event. The first ten of the whole "
         f"catalog hold one for {wording.percent(artifact.unseen.value)} of them; what is known of such items is their text."
+    )
+
+
+def _membership_lead(story: Story) -> str:
+    artifact = story.model("artifact")
+    if artifact is None or artifact.membership is None:
+        return ""
+    found = artifact.membership
+    return (
+        f"Shown an event the artifact learnt from and one it did not, an attacker who knows its answers picks the right "
+        f"one {wording.percent(found.auc.value)} of the time; half is guessing. The same attack on neighbours that learnt from "
+        f"neither says {wording.percent(found.control.value)}: what that is away from half is of the data. Measured on "
+        f"{_many(found.users, 'user')}; a model with less to tell is not thereby private."
     )
 
 

@@ -31,6 +31,17 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class MembershipRow:
+    """What an attacker learns from a model about the events it learnt from; recsys/membership.py says how."""
+
+    users: int
+    auc: Estimate  # .5: guessing
+    advantage: Estimate
+    caught: Estimate  # true positive rate at a false positive rate of 1 %
+    control: Estimate  # AUC of the same attack on what never learnt from them
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """One model on the test users; the metrics' names are those of recsys/metrics.py, as in "ndcg_at_10"."""
 
@@ -44,6 +55,7 @@ class ModelRow:
     p99_ms: float | None = None
     unseen: Estimate = Estimate(None)  # HR@10 on targets without training events
     unseen_users: int = 0  # who have one
+    membership: MembershipRow | None = None  # None: not attacked
 
     def estimate(self, metric: str) -> Estimate:
         """The metric, or an absent one."""

@@ -1,6 +1,8 @@
 """evaluate: artifact, float student, teacher, champion and both baselines, full ranking on the same test users."""
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from prefect import task
 from recsys.artifact import verify
 from recsys.baselines import MostPopular, Neighbours
 from recsys.dataset import Dataset
-from recsys.evaluate import ModelReport, evaluate, latency
+from recsys.evaluate import ModelReport, OnCatalog, evaluate, latency
+from recsys.membership import Suspects, attack
 from recsys.neighbourhood import Opinion
 from recsys.recommender import Recommender
 from recsys.runtime import Runtime
@@ -33,7 +36,8 @@ from tasks.refs import (
     TeacherReportsRef,
 )
 
-VERSION = 3
+VERSION = 4
+_ATTACKED = ("teacher", "student", "artifact")  # by the membership attack: what was made from tonight's events
 _SCORED_WITH = ("teacher.safetensors", "student.safetensors", "neighbours.safetensors")
 
 
@@ -55,7 +59,7 @@ def evaluate_models(
             champion = standing.digest
             reports["champion"] = lab.report("champion", champion, lambda d: _artifact(at, champion, "champion"))
         reports |= lab.previous_teacher(teacher, standing)
-        _record(at, reports)
+        _record(at, lab.opened)
         return ReportsRef(**reports, standing=standing)
 
 
@@ -67,13 +71,17 @@ def evaluate_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
         lab = _Laboratory(at, dataset)
         standing = standing_champion(at, dataset)
         reports = {**lab.teacher_and_baselines(teacher), **lab.previous_teacher(teacher, standing)}
-        _record(at, reports)
+        _record(at, lab.opened)
         return TeacherReportsRef(**reports, standing=standing)
 
 
-def _record(at: Step, reports: Mapping[str, ReportRef]) -> None:
+def _record(at: Step, reports: Mapping[str, ModelReport]) -> None:
     for name, report in reports.items():
-        at.tracking.log_metrics(at.night.run_id, {f"{name}/ndcg_at_10": report.ndcg_at_10}, step=0)
+        metrics = {f"{name}/ndcg_at_10": report.mean("ndcg_at_10")}
+        if report.membership:
+            metrics[f"{name}/membership_auc"] = report.membership.auc.value
+            metrics[f"{name}/membership_advantage"] = report.membership.advantage.value
+        at.tracking.log_metrics(at.night.run_id, metrics, step=0)
 
 
 class _Laboratory:
@@ -82,6 +90,8 @@ class _Laboratory:
     def __init__(self, at: Step, ref: DatasetRef) -> None:
         self.at, self.ref = at, ref
         self.done = 0
+        self.opened: dict[str, ModelReport] = {}  # by role
+        self._suspects: dict[int | None, Suspects] = {}  # by the end of what was learnt from
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -114,20 +124,35 @@ class _Laboratory:
         """The report of the model `digest`, named by its role tonight."""
         recipe = Recipe("evaluate", VERSION, {"role": role}, (digest, self.ref.digest))
         self.done += 1
-        stored = self.at.make(recipe, lambda out: self._evaluate(role, open_model, out))
-        report = ModelReport.load(self.at.store.open("evaluate", stored.digest))
+        stored = self.at.make(recipe, lambda out: self._evaluate(role, digest, open_model, out))
+        report = self.opened[role] = ModelReport.load(self.at.store.open("evaluate", stored.digest))
         return ReportRef.of(stored, model=role, ndcg_at_10=report.mean("ndcg_at_10"))
 
-    def _evaluate(self, role: str, open_model: Callable[[Dataset], tuple[Recommender, int]], out: Path) -> None:
+    def _evaluate(
+        self, role: str, digest: str, open_model: Callable[[Dataset], tuple[Recommender, int]], out: Path
+    ) -> None:
         model, size = open_model(self.dataset)
         cases = self.dataset.test_cases()
 
         def on_progress(done: int, total: int) -> None:
             self.at.progress((self.done - 1 + done / total) / 6, f"{role}: {done:,} of {total:,} users")
 
-        evaluate(model, cases, self.dataset, size, on_progress, executor=computing.executor(self.at)).save(out)
+        report = evaluate(model, cases, self.dataset, size, on_progress, executor=computing.executor(self.at))
+        if role in _ATTACKED:
+            whole = OnCatalog(model, self.dataset.catalog)
+            report = replace(report, membership=attack(whole, self._asked(role, digest)))
+        report.save(out)
         taken = latency(model, cases)
         (out / "measured.json").write_bytes(canonical({"p50_ms": taken.p50_ms, "p99_ms": taken.p99_ms}))
+
+    def _asked(self, role: str, digest: str) -> Suspects:
+        """Whom to ask about: a teacher of an earlier night has learnt less than tonight's student."""
+        until = None
+        if role == "teacher":
+            until = json.loads((self.at.store.open("teach", digest) / "about.json").read_text())["cut"]
+        if until not in self._suspects:
+            self._suspects[until] = Suspects.of(self.dataset, until)
+        return self._suspects[until]
 
 
 def _teacher(at: Step, digest: str, role: str) -> tuple[Recommender, int]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from recsys.evaluate import ModelReport
+from recsys.membership import Membership
 from recsys.statistics import mean_interval
-from recsys.story import Estimate, ModelRow, Role
+from recsys.story import Estimate, MembershipRow, ModelRow, Role
 from tasks.adapters.store import Store
 
 ROLES: Mapping[str, Role] = {"teacher": "teacher", "student": "student", "artifact": "artifact", "champion": "champion"}
@@ -30,7 +31,16 @@ def figures(store: Store, role: str, digest: str, report: ModelReport) -> ModelR
         p99_ms=taken.get("p99_ms"),
         unseen=_estimate(unseen) if len(unseen) else Estimate(None),
         unseen_users=len(unseen),
+        membership=_membership(report.membership) if report.membership else None,
     )
+
+
+def _membership(found: Membership) -> MembershipRow:
+    auc, advantage, caught, control = (
+        Estimate(each.value, each.low, each.high) if each else Estimate(None)
+        for each in (found.auc, found.advantage, found.caught, found.control)
+    )
+    return MembershipRow(found.users, auc, advantage, caught, control)
 
 
 def _estimate(values: np.ndarray) -> Estimate:

@@ -54,6 +54,7 @@ UNITS: Mapping[str, tuple[Unit, str]] = {
     "coverage": ("share", "higher"),
     "exposure": ("share", "lower"),
     "popularity": ("ratio", "lower"),
+    "membership": ("number", "lower"),
     "test_users": ("count", "higher"),
     "finite": ("count", "lower"),
     "comparable": ("count", "lower"),

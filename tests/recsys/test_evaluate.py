@@ -1,5 +1,6 @@
 """Reports: what is measured, on which lists, and that a saved report is the report."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log, log2
@@ -12,7 +13,9 @@ import pytest
 from recsys.dataset import Build, Dataset
 from recsys.evaluate import ModelReport, OnCatalog, evaluate, head_items, latency, relative_popularity, unseen_hits
 from recsys.histories import Cases, Catalog, Histories
+from recsys.membership import Membership
 from recsys.recommender import History, Recommender
+from recsys.statistics import Interval
 
 ITEMS = 6
 TRAINING = [[1, 1, 2], [1, 1, 3], [1, 2, 4]]  # events of items 1 to 6: 5, 2, 1, 1, 0, 0
@@ -217,6 +220,8 @@ def test_a_report_is_saved_and_loaded_whole(tmp_path: Path):
     reports = [evaluate(Table(descending()), CASES, DATASET, 10)]
     reports.append(replace(reports[0], cross_entropy=None))
     reports.append(replace(reports[0], cross_entropy=np.array([np.nan, 1, 2])))
+    intervals = Interval(0.6, 0.55, 0.65), Interval(0.2, 0.1, 0.3), None, Interval(0.5, 0.4, 0.6)
+    reports.append(replace(reports[0], membership=Membership(700, *intervals)))
     for number, report in enumerate(reports):
         report.save(tmp_path / str(number))
         loaded = ModelReport.load(tmp_path / str(number))
@@ -229,6 +234,14 @@ def test_a_report_is_saved_and_loaded_whole(tmp_path: Path):
             for ours, theirs in pairs:
                 np.testing.assert_array_equal(theirs, ours)
                 assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
+
+
+def test_a_report_of_before_membership_was_measured_is_read(tmp_path: Path):
+    evaluate(Table(descending()), CASES, DATASET, 10).save(tmp_path)
+    old = json.loads((tmp_path / "report.json").read_text())
+    del old["membership"]
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    assert ModelReport.load(tmp_path).membership is None
 
 
 def test_a_report_with_a_number_missing_can_be_saved_for_the_gate_to_see(tmp_path: Path):

@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from recsys.config import GateConfig, LimitsConfig
 from recsys.evaluate import ModelReport
 from recsys.gate import Evidence, Verdict, judge, judge_teacher
+from recsys.membership import Membership
+from recsys.statistics import Interval
 
 USERS = 400
 GATE, LIMITS = GateConfig(), LimitsConfig()
 QUALITY = np.random.default_rng(0).random(USERS)
 FEW_HITS = (QUALITY > 0.9).astype(float)
+
+
+def membership(auc: float) -> Membership:
+    guessing = Interval(0.5, 0.46, 0.54)
+    return Membership(USERS, Interval(auc, auc - 0.03, auc + 0.03), Interval(0.1, 0.05, 0.15), None, guessing)
 
 
 def report(model: str, ndcg: np.ndarray, **changes) -> ModelReport:
@@ -34,6 +41,7 @@ def report(model: str, ndcg: np.ndarray, **changes) -> ModelReport:
         unseen_hit_at_10=np.full(users, np.nan),
         as_of=1_700_000_000,
         catalog_items=500,
+        membership=membership(0.6),
     )
     return replace(plain, **changes)
 
@@ -90,6 +98,7 @@ def test_the_criteria_are_those_of_the_design():
         ("coverage", "guard"),
         ("popularity", "guard"),
         ("exposure", "guard"),
+        ("membership", "guard"),
     ]
 
 
@@ -120,6 +129,7 @@ RED = {
     "coverage": {"artifact": report("artifact", QUALITY, bytes=8, coverage_at_10=0.19)},
     "popularity": {"artifact": report("artifact", QUALITY, bytes=8, popularity_at_10=0.88)},
     "exposure": {"artifact": pushed(0.11)},
+    "membership": {"artifact": report("artifact", QUALITY, bytes=8, membership=membership(0.81))},
 }
 
 
@@ -149,6 +159,30 @@ def test_an_item_that_is_pushed_is_named_without_what_its_id_might_do_to_a_reade
     assert "\x1b" not in row.sentence
     first_night = judge(evidence(artifact=pushed(0.5), champion=None), GATE, LIMITS)
     assert "exposure" not in {each.name for each in first_night.criteria}, "there is nothing to compare with"
+
+
+def test_membership_is_a_guard_that_strict_makes_a_proof_and_one_turns_off():
+    near = evidence(artifact=report("artifact", QUALITY, bytes=8, membership=membership(0.79)))
+    row = criterion(judge(near, GATE, LIMITS), "membership")
+    assert (row.outcome, row.proven, row.kind) == ("pass", False, "guard")
+    assert row.sentence == (
+        "tells events it learnt from with an AUC of 0.790, a model that never learnt from them with 0.500; "
+        "at most 0.820 with 95 % confidence; at most 0.800 asked"
+    )
+    assert criterion(judge(near, GATE, LimitsConfig(strict=True)), "membership").outcome == "unproven"
+    assert criterion(judge(near, GATE, LimitsConfig(membership_auc=0.83)), "membership").proven
+    far = evidence(artifact=report("artifact", QUALITY, bytes=8, membership=membership(0.9)))
+    assert criterion(judge(far, GATE, LimitsConfig(strict=True)), "membership").outcome == "fail"
+    off = judge(far, GATE, LimitsConfig(membership_auc=1))
+    assert off.decision == "PROMOTE"
+    assert "membership" not in [row.name for row in off.criteria]
+
+
+def test_membership_that_was_not_measured_is_not_taken_for_proven():
+    verdict = judge(evidence(artifact=report("artifact", QUALITY, bytes=8, membership=None)), GATE, LIMITS)
+    assert verdict.decision == "PROMOTE"
+    assert "measured but not proven: membership" in verdict.sentence
+    assert "membership is not measured" in criterion(verdict, "membership").sentence
 
 
 def test_the_size_is_told_as_a_share_of_the_teachers():

@@ -12,9 +12,10 @@ from recsys.config import GateConfig, LimitsConfig
 from recsys.dataset import Build
 from recsys.evaluate import ModelReport
 from recsys.gate import Evidence, judge, judge_teacher
+from recsys.membership import Membership
 from recsys.model_card import FEW_USERS, Judged, StudentFacts, TeacherFacts, student_card, teacher_card
-from recsys.statistics import mean_interval
-from recsys.story import Estimate, ModelRow
+from recsys.statistics import Interval, mean_interval
+from recsys.story import Estimate, MembershipRow, ModelRow
 
 USERS = 400
 QUALITY = np.random.default_rng(0).random(USERS)
@@ -46,6 +47,7 @@ def report(model: str, ndcg: np.ndarray, **changes) -> ModelReport:
         unseen_hit_at_10=np.full(users, np.nan),
         as_of=1_700_000_000,
         catalog_items=500,
+        membership=Membership(300, Interval(0.61, 0.58, 0.64), *[Interval(0.1, 0.0, 0.2)] * 2, Interval(0.5, 0.4, 0.6)),
     )
     return replace(plain, **changes)
 
@@ -183,6 +185,15 @@ def test_the_limits_follow_the_numbers(changes, said, not_said):
     assert not any(words in limits for words in not_said), limits
     assert "One seed" in limits
     assert "The test window is extended from 7 to 9 days." in limits
+
+
+def test_what_an_attacker_learns_is_a_limit():
+    found = judged()
+    auc, nothing = Estimate(0.613, 0.58, 0.64), Estimate(None)
+    attacked = replace(found.models[0], membership=MembershipRow(591, auc, nothing, nothing, nothing))
+    text = part(card(replace(found, models=(attacked, *found.models[1:]))), "Limits")
+    assert "with an AUC of 0.613 (0.5800 to 0.6400; .5 is guessing), by 591 users" in text
+    assert "An attacker" not in part(card(found), "Limits")
 
 
 def test_split_and_missing_champion_are_limits():

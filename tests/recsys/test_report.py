@@ -17,6 +17,7 @@ from recsys.story import (
     GridPoint,
     KnobRow,
     LineageNode,
+    MembershipRow,
     ModelRow,
     Pick,
     SliceRow,
@@ -211,6 +212,18 @@ def test_equal_stories_give_equal_pages(pages):
 )
 def test_a_promotion_tells_every_part(pages, words):
     assert words in spaced(Page(pages["promote"]).text).replace(" .", ".")
+
+
+def test_what_an_attacker_learns_is_told_of_each_model_that_was_attacked(pages):
+    assert "membership" not in leads(PROMOTE)
+    guess = Estimate(0.5, 0.47, 0.53)
+    found = MembershipRow(591, Estimate(0.613, 0.58, 0.64), Estimate(0.15, 0.11, 0.19), Estimate(None), guess)
+    models = tuple(replace(m, membership=found) if m.role == "artifact" else m for m in PROMOTE.models)
+    story = replace(PROMOTE, models=models)
+    text = spaced(Page(render(Story.from_json(story.to_json()))).text)
+    assert "picks the right one 61.3 % of the time; half is guessing" in text
+    assert "says 50.0 %: what that is away from half is of the data. Measured on 591 users" in text
+    assert "artifact 0.613 0.5800 to 0.6400 15.0 % 11.0 to 19.0 % – – 0.500 0.4700 to 0.5300" in text
 
 
 def test_what_the_knobs_mattered_is_one_sentence_where_the_search_was_long_enough_to_say(pages):
