@@ -350,9 +350,7 @@ class MonitorConfig(Section):
     decay: float = Field(
         0.2, ge=0, le=1, title="Decay", description="Relative loss of hit rate to the neighbours' that calls for action"
     )
-    drift: float = Field(
-        0.25, gt=0, title="Drift", description="Population stability index above which a field has drifted"
-    )
+    drift: float = Field(0.25, gt=0, title="Drift", description="Population stability index of a field that drifted")
     max_age_days: float = Field(
         3, gt=0, title="Staleness", description="Days since the newest event, or the last night that ended well"
     )

@@ -18,7 +18,7 @@ LOCK = Path(__file__).parents[1] / "deployments" / "constraints.txt"
 
 _OURS = "recsys-factory"
 _NEEDED = ("train", "serve", "flows")  # extras that the factory cannot work without
-_INSTALL = "pip install -c deployments/constraints.txt -e '.[flows,minilm,lora]'"
+_INSTALL = "sh deployments/install.sh development python -m pip"
 _DEMANDED: Mapping[str, str] = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

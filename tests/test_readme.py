@@ -9,6 +9,7 @@ from flows.cli.app import app
 from recsys.config import PRESETS, NightConfig
 
 ROOT = Path(__file__).parents[1]
+SECURITY = (ROOT / "docs/security.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -49,6 +50,23 @@ def test_the_variables_of_the_environment_are_read():
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
 def test_a_link_leads_somewhere(link):
     assert link.startswith("http") or (ROOT / link).exists()
+
+
+def test_what_holds_a_promise_of_security_is_there():
+    named = re.findall(
+        r"`((?:tests|recsys|tasks|flows|deployments)/[\w./-]+\.(?:py|conf|sh|servers))(?:::(\w+))?`", SECURITY
+    )
+    assert len(named) > 20
+    for path, test in named:
+        assert (ROOT / path).is_file(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), test
+
+
+def test_vulnerabilities_are_told_of_the_versions_that_are_locked():
+    lock = (ROOT / "deployments/constraints.txt").read_text().splitlines()
+    told = re.findall(r"(?m)^\| ([a-z_]+) ([\d.]+) \|", SECURITY)
+    assert len(told) > 5
+    assert {f"{name}=={version}" for name, version in told} <= set(lock), "look at the table anew"
 
 
 def test_every_error_of_the_tree_is_raised_somewhere():

@@ -142,23 +142,18 @@ def test_no_image_can_hold_what_is_private(name):
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_packages_are_those_of_the_lock_and_extras_those_of_the_project(path):
-    lock = {line.partition("==")[0].lower() for line in (DEPLOYMENTS / "constraints.txt").read_text().splitlines()}
-    for words in (
+def test_packages_are_those_of_a_lock_and_nothing_is_fetched_beside_it(path):
+    installing = [
         word
         for stage in stages(path).values()
         for word in stage.words.get("RUN", [])
-        if " install " in word and "pip" in word
-    ):
-        assert "constraints.txt" in words
-        for extras in re.findall(r"\.\[([\w,]+)\]", words):
-            assert set(extras.split(",")) <= project()["optional-dependencies"].keys()
-        named = (
-            re.sub(r".* install ", "", words).replace("-c /src/constraints.txt", "")
-            if "/src/constraints" in words
-            else ""
-        )
-        assert {package.lower() for package in named.split()} <= lock
+        if "install.sh" in word or ("pip" in word and " install " in word)
+    ]
+    assert bool(installing) == (path.name != "Dockerfile.store")
+    for words in installing:
+        lock = re.match(r"sh deployments/install.sh (\w+) ", words)
+        assert lock or " install --no-deps --no-build-isolation . " in words, words
+        assert not lock or (DEPLOYMENTS / "locks" / f"{lock[1]}.txt").is_file()
 
 
 def test_the_extra_for_serving_brings_no_training():

@@ -144,7 +144,7 @@ def test_the_sqlalchemy_with_which_no_schedule_fires_is_red(settings, tmp_path, 
     line = check(settings).line("versions")
     assert line.tone == "red"
     assert "sqlalchemy 2.1.9 is not <2.1,>=2.0" in line.sentence
-    assert "-c deployments/constraints.txt" in line.mend
+    assert "deployments/install.sh" in line.mend
 
 
 def test_a_package_that_the_lock_does_not_name_so_is_yellow(settings, tmp_path, monkeypatch):

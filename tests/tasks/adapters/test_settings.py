@@ -108,6 +108,24 @@ def test_everything_prefect_and_mlflow_write_is_below_the_home(tmp_path):
     assert "PREFECT_API_URL" not in os.environ
 
 
+def test_nothing_is_unpickled_run_or_told_whatever_was_set_before(monkeypatch, tmp_path):
+    off = {
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in off.items():
+        monkeypatch.setenv(name, {"false": "true", "true": "false", "1": "0"}[value])
+    settings = Settings.from_environment(tmp_path).prepare().export()
+    assert {name: os.environ[name] for name in off} == off
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    assert settings.child_environment()["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
 def test_a_home_of_its_own_after_another(tmp_path):
     for name in ("a", "b"):
         Settings.from_environment(tmp_path / name).prepare().export()
