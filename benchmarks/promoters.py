@@ -93,12 +93,15 @@ class Round:
     breaches: tuple[str, ...]
 
 
-def held(plan: Plan, settings: Settings, versions: Sequence[int], folder: Path) -> Round:
-    """One round on a home with these versions and no champion yet; the diaries are left in `folder`."""
+def held(plan: Plan, hosts: Sequence[Settings], versions: Sequence[int], folder: Path) -> Round:
+    """One round on one home, or on several that share an MLflow, with these versions and no champion yet.
+
+    Promoters come from the homes in turn; the diaries are left in `folder`.
+    """
     began = time.monotonic()
-    befallen = _disturb(plan, settings, versions, folder)
+    befallen = _disturb(plan, hosts, versions, folder)
     seconds = time.monotonic() - began
-    workshop = watched(settings, Diary(io.StringIO()), bad=versions[-1])
+    workshop = watched(hosts[0], Diary(io.StringIO()), bad=versions[-1])
     settle_alias(workshop)
     chain = workshop.ledger.chain()
     diaries = read_back(folder, {record.number: record.intent for record in chain.records})
@@ -150,14 +153,15 @@ def _usual_temp() -> Iterator[None]:
 # --- what befalls them --------------------------------------------------------------------------------------------
 
 
-def _disturb(plan: Plan, settings: Settings, versions: Sequence[int], folder: Path) -> Befallen:
+def _disturb(plan: Plan, hosts: Sequence[Settings], versions: Sequence[int], folder: Path) -> Befallen:
     """Promoters until enough was promoted; meanwhile they are paused and killed, and a hand moves the alias."""
-    registry = watched(settings, Diary(io.StringIO()), bad=0).registry
+    registry = watched(hosts[0], Diary(io.StringIO()), bad=0).registry
     draw, names, happened, hands = random.Random(plan.seed), itertools.count(), Counter[str](), []
 
     def begun() -> Any:
-        name = f"promoter {plan.seed}-{next(names)}"
-        words = (settings, name, versions, plan.promotions, folder)
+        number = next(names)
+        name = f"promoter {plan.seed}-{number}"
+        words = (hosts[number % len(hosts)], dict(os.environ), name, versions, plan.promotions, folder)
         process = PROCESSES.Process(target=promoting, name=name, args=words, daemon=True)
         process.start()
         return process
@@ -170,9 +174,10 @@ def _disturb(plan: Plan, settings: Settings, versions: Sequence[int], folder: Pa
             what = "pause"  # or on a busy machine nobody would live long enough to promote anything
         happened[what] += 1
         if what == "pause":
-            os.kill(victim.pid, signal.SIGSTOP)
-            time.sleep(draw.uniform(0.02, 1.0))
-            os.kill(victim.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(victim.pid, signal.SIGSTOP)
+                time.sleep(draw.uniform(0.02, 1.0))
+                os.kill(victim.pid, signal.SIGCONT)
         elif what == "kill":
             victim.kill()
             victim.join()
@@ -270,7 +275,7 @@ def main() -> int:
                 diaries.mkdir()
                 _unheard(settings)
                 plan = Plan(seed, asked.promoters, asked.promotions)
-                made = held(plan, settings, stock(settings, VERSIONS), diaries)
+                made = held(plan, [settings], stock(settings, VERSIONS), diaries)
             known[seed] = asdict(made)
             with asked.out.open("a") as file:
                 file.write(json.dumps(known[seed]) + "\n")

@@ -6,6 +6,7 @@ The clock is the machine's monotonic one, the same for all.
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,8 +78,19 @@ class ToldLedger(Ledger):
         return outcome
 
 
-def promoting(settings: Settings, name: str, versions: Sequence[int], promotions: int, folder: Path) -> None:
-    """Promotes, rolls back and looks until `promotions` moves of any promoter have won."""
+def promoting(
+    settings: Settings,
+    environment: Mapping[str, str],
+    name: str,
+    versions: Sequence[int],
+    promotions: int,
+    folder: Path,
+) -> None:
+    """Promotes, rolls back and looks until `promotions` moves of any promoter have won.
+
+    `environment` is that of who asks: the process that this one is forked from began before it was set.
+    """
+    os.environ.update(environment)
     with (folder / f"{name}.jsonl").open("w") as file:
         diary, draw = Diary(file), random.Random(name)
         workshop = watched(settings.export(), diary, bad=versions[-1])

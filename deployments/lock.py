@@ -52,7 +52,7 @@ class Installation:
 
 # setuptools builds the project itself: in no installation is anything fetched that a lock does not name.
 INSTALLATIONS = (
-    Installation("development", "`make`: the factory and its tests", ("flows", "minilm", "lora", "dask", "dev"), ("setuptools",)),
+    Installation("development", "`make`: the factory and its tests", ("flows", "minilm", "lora", "servers", "dask", "dev"), ("setuptools",)),
     Installation("factory", "Dockerfile.factory: nights", ("flows", "minilm", "lora", "kubernetes", "s3"), ("setuptools",)),
     Installation("serving", "Dockerfile.serving: `recsys serve`", ("serve",), ("setuptools",)),
     Installation("servers", "Dockerfile.servers: Prefect's and MLflow's", (), ("prefect", "mlflow", "boto3", "psycopg2-binary")),

@@ -64,8 +64,7 @@ def back_up(settings: Settings, to: Path, now: datetime) -> BackedUp:
         archive.add("vault/key", settings.vault_key)
         _add_the_rest(archive, settings)
         archive.close(settings.home, HOME_FORMAT, now.isoformat(timespec="seconds"))
-    left_out = "" if settings.artifacts else f"the models and runs in your own MLflow at {settings.tracking_uri}"
-    return BackedUp(len(archive.files), archive.bytes, left_out)
+    return BackedUp(len(archive.files), archive.bytes, " and ".join(_elsewhere(settings)))
 
 
 def restore(archive: Path, home: Path) -> Restored:
@@ -102,6 +101,13 @@ def _settle_in(draft: Path, old: Path, new: Path) -> tuple[int, int]:
     if not database.exists():
         return 0, 0
     return relocate(database, store, old, new), close_open_runs(database)
+
+
+def _elsewhere(settings: Settings) -> Iterator[str]:
+    if not settings.artifacts:
+        yield f"the models and runs in your own MLflow at {settings.tracking_uri}"
+    if settings.shared:
+        yield f"what {settings.shared.text} has and this host has not used"
 
 
 def _names(settings: Settings) -> Iterator[tuple[str, Path]]:

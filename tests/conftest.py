@@ -1,10 +1,11 @@
-"""Which file begins when; and a home that the previous release made, which is there in less time than a night takes."""
+"""Which file begins when; PostgreSQL; and a home that the previous release made, which is there in less time than a night takes."""
 
 import dataclasses
 import importlib.util
 import os
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from xdist.scheduler import LoadFileScheduling
 from tasks.adapters.relocate import old_home, relocate
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
+from tests.postgres import Postgres, binaries
 
 DATA = Path(__file__).with_name("data")
 LONGEST = (
@@ -78,6 +80,18 @@ def _knobs() -> list[str]:
     assert spec.loader is not None
     spec.loader.exec_module(module)
     return list(module.KNOBS)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, for as many databases as are asked for."""
+    pytest.importorskip("psycopg2", reason="the driver is not installed: pip install 'recsys-factory[servers]'")
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install --no-install-recommends postgresql")
+    server = Postgres(programs)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from flows.cli import (
     history,
     lineage,
     monitor,
+    move,
     nightly,
     notify,
     plan,
@@ -70,6 +71,7 @@ app.command("plan")(plan.command)
 app.command("backup")(backup.command)
 app.command("restore")(restore.command)
 app.command("forget")(forget.command)
+app.command("move")(move.command)
 app.command("gc")(gc.command)
 app.command("fsck")(fsck.command)
 app.command("fetch")(fetch.command)

@@ -28,7 +28,10 @@ __all__ = ["Chain", "Drift", "Entry", "Ledger", "Op", "Outcome", "Record", "Sett
 
 _RECORD = "recsys.record"
 _APPLIED = "recsys.applied"
-_SETTLE_SECONDS = 1.0  # in which another host sets the alias of the record it has just written
+_SETTLE_SECONDS = 1.0  # after which an alias is looked at again
+_LOOKS = (
+    5  # in an MLflow of yours, at an alias that another host may just be setting, to an older record's version first
+)
 _READ_BACK = 20  # times the aliases are set again when somebody else moves them meanwhile
 _LONGEST_REASON = 500  # characters; MLflow cuts a tag at 8,000 without a word, and a cut record is a broken chain
 _LONGEST_NAME = 80
@@ -115,10 +118,12 @@ class Ledger:
                 self._mend(chain)
                 return None
             found = self._drift(chain)
-            if found is None or found.gone:
-                return found
-            time.sleep(_SETTLE_SECONDS)
-            return self._drift(self.chain())
+            for _ in range(1 if self.settings.artifacts else _LOOKS):
+                if found is None or found.gone:
+                    return found
+                time.sleep(_SETTLE_SECONDS)
+                found = self._drift(self.chain())
+            return found
 
     def settle(self, load_check: Callable[[int], None]) -> Settled | None:
         """Adopts a hand-moved alias as a manual record if `load_check(version)` passes, else puts it back.

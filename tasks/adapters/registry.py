@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,21 +224,15 @@ class Registry:
 
     def set_alias(self, model: str, alias: str, number: int | None) -> None:
         """Points an alias at a version; None takes it away."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                if number is None:
-                    self.client.delete_registered_model_alias(model, alias)
-                else:
-                    self.client.set_registered_model_alias(model, alias, str(number))
-                return
-            except RefusedError:  # two writers of a new alias violate a constraint of MLflow's database
-                if attempt == _ATTEMPTS - 1:
-                    raise
+        if number is None:
+            _set(lambda: self.client.delete_registered_model_alias(model, alias))
+        else:
+            _set(lambda: self.client.set_registered_model_alias(model, alias, str(number)))
 
     def set_tags(self, model: str, number: int, tags: Mapping[str, str]) -> None:
         """Tags of a version."""
         for name, value in tags.items():
-            self.client.set_model_version_tag(model, str(number), name, value)
+            _set(partial(self.client.set_model_version_tag, model, str(number), name, value))
 
     def erase(self, model: str, number: int) -> None:
         """The files of a version are gone for good; what is said of it stays. Done twice it is done."""
@@ -321,6 +316,17 @@ class Registry:
             token = page.token
             if not token:
                 return sorted(found, key=lambda v: v.number)
+
+
+def _set(change: Callable[[], object]) -> None:
+    """Two writers of a new alias or tag at once violate a constraint of MLflow's database; then it is there, and is set."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            change()
+            return
+        except RefusedError:
+            if attempt == _ATTEMPTS - 1:
+                raise
 
 
 def _fitting(text: str) -> str:

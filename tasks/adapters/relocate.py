@@ -12,13 +12,14 @@ from urllib.parse import unquote, urlparse
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 
-_PLACES = (
+PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+"""Tables and columns of MLflow's database in which places are."""
 _ARTIFACTS = Path("mlflow", "artifacts")
 _WAIT_SECONDS = 10
 
@@ -42,7 +43,7 @@ def relocate(database: Path, store: Store, old: Path, new: Path) -> int:
     count = 0
     with _opened(database) as connection, connection:
         connection.execute("BEGIN IMMEDIATE")
-        for table, column in _PLACES:
+        for table, column in PLACES:
             for before, after in ((f"{old.as_uri()}/", f"{new.as_uri()}/"), (f"{old}/", f"{new}/")):
                 changed = connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",

@@ -82,7 +82,9 @@ class _Shelf:
         # one that is damaged is the business of fsck
         self.objects = {path: _read(path) for path in sorted((store.root / "objects").glob("*/*.json"))}
         self.keys = {path: _read(path) for path in sorted((store.root / "manifests").glob("*/*.json"))}
-        named = {**self.objects, **self.keys}
+        # made while the bucket was away, and named there by the next run
+        self.waiting = {path: _read(path) for path in sorted((store.root / "scratch").glob("*.json"))}
+        named = {**self.objects, **self.keys, **self.waiting}
         young = {m.digest for path, m in named.items() if m and path.stat().st_mtime >= older_than}
         self.whole = kept.whole | in_use | young
 
@@ -105,7 +107,7 @@ class _Shelf:
         """Every blob that no whole object has; counted for the step that made it."""
         stays: set[str] = set()
         made_by: dict[str, str] = {}  # step by blob
-        for manifest in [m for m in (*self.objects.values(), *self.keys.values()) if m]:
+        for manifest in [m for m in (*self.objects.values(), *self.keys.values(), *self.waiting.values()) if m]:
             blobs = {file.sha256 for file in manifest.files} | ({manifest.measured} if manifest.measured else set())
             if manifest.digest in self.whole:
                 stays |= blobs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 from urllib.parse import unquote, urlparse
 
-from recsys.errors import HomeError
+from recsys.errors import ConfigError, HomeError
 from tasks.adapters.connection import Client, RefusedError, alone, connect
 from tasks.adapters.disk import remove
 from tasks.adapters.settings import Settings
@@ -58,6 +58,7 @@ class Tracking:
         with alone(self.settings):
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
+                _require_keeper(folder, client.uri)
                 location = folder.as_uri() if folder else None
                 return str(client.create_experiment(EXPERIMENT, artifact_location=location))
             if experiment.lifecycle_stage == "deleted":
@@ -233,6 +234,16 @@ class Tracking:
     def _close_open_runs(self, night: str, status: Status) -> None:
         for run in self._runs(f"tags.`{NIGHT}` = '{night}' and attributes.status = 'RUNNING'"):
             self.client.set_terminated(run.info.run_id, status)
+
+
+def _require_keeper(folder: Path | None, uri: str) -> None:
+    """ConfigError for a database without a server: MLflow would put artifacts into whatever folder a command is started in."""
+    if folder is None and not uri.startswith("http"):
+        raise ConfigError(
+            "an MLflow database without a server has no place for artifacts that other machines could read",
+            where="MLFLOW_TRACKING_URI",
+            mend="Start mlflow server over it and name the server's address, or unset it to use the home's own database.",
+        )
 
 
 def _held(path: Path) -> TextIO | None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,22 +88,32 @@ class Truth:
     @classmethod
     def of(cls, home: Path) -> "Truth":
         """Read from the store and MLflow's database, by nothing of the product but the format."""
-        objects = {}
-        for path in (home / "store" / "manifests").glob("*/*.json"):
-            manifest = json.loads(path.read_bytes())["manifest"]
-            digest = "" if manifest["step"] == JUDGED else manifest["digest"]
-            objects[f"{manifest['step']} {manifest['key']}"] = digest
+        return cls.read(home / "store", lambda query: rows(home, query))
+
+    @classmethod
+    def read(cls, store: Path, ask: Callable[[str], list[tuple[object, ...]]]) -> "Truth":
+        """As `of`, wherever they are; `ask` gives the rows that MLflow's database has for a query."""
         tagged = (
             "(SELECT value FROM model_version_tags t WHERE t.name = v.name AND t.version = v.version AND key = '{}')"
         )
         versions = f"SELECT name, version, {tagged.format('recsys.digest')} FROM model_versions v WHERE name NOT LIKE '%ledger'"
         records = f"SELECT version, {tagged.format('recsys.record')} FROM model_versions v WHERE name LIKE '%ledger'"
         return cls(
-            objects,
-            tuple(sorted(rows(home, versions))),
-            tuple(sorted(rows(home, "SELECT name, alias, version FROM registered_model_aliases"))),
-            tuple(_entry(*record) for record in sorted(rows(home, records))),
+            objects_of(store),
+            tuple(sorted(ask(versions))),
+            tuple(sorted(ask("SELECT name, alias, version FROM registered_model_aliases"))),
+            tuple(_entry(*record) for record in sorted(ask(records))),
         )
+
+
+def objects_of(store: Path) -> dict[str, str]:
+    """The digest of each object that a store's folder has, by step and key."""
+    objects = {}
+    for path in (store / "manifests").glob("*/*.json"):
+        manifest = json.loads(path.read_bytes())["manifest"]
+        digest = "" if manifest["step"] == JUDGED else manifest["digest"]
+        objects[f"{manifest['step']} {manifest['key']}"] = digest
+    return objects
 
 
 def _entry(number: object, text: object) -> tuple[object, ...]:

@@ -264,6 +264,25 @@ def test_an_alias_that_a_killed_promotion_never_set_is_no_hand_move(ledger):
     assert aliases(ledger) == {"champion": 2, "previous": 1}
 
 
+def test_an_alias_that_a_slow_host_sets_late_and_then_mends_is_no_hand_move(ledger, monkeypatch):
+    ledger.append(promotion(1, 0))
+    ledger.append(promotion(2, 1))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ledger.registry.client.uri)  # which other hosts use as well
+    ledger.registry.set_alias(ledger.model, "champion", 1)
+    looks = []
+
+    def other_host(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 4:
+            ledger.registry.set_alias(ledger.model, "champion", 2)
+
+    monkeypatch.setattr("tasks.adapters.ledger.time.sleep", other_host)
+    assert ledger.drift() is None
+    ledger.registry.set_alias(ledger.model, "champion", 1)
+    assert ledger.drift().alias == 1, "and stays there"
+    assert sum(looks) == 9
+
+
 def test_a_record_that_another_writes_while_the_ledger_is_read_is_not_missing(ledger):
     """Read, then another's record and its copy in the mirror, then the comparison: the copy is ahead of what was read."""
 

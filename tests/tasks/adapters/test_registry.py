@@ -203,6 +203,27 @@ def test_aliases(registry, registered):
     assert registry.aliases("shop") == {"champion": 1}
 
 
+def test_a_tag_that_another_writer_sets_at_the_same_moment_is_set(registry, registered, monkeypatch):
+    class Raced:
+        """The other one's row came between looking and writing: PostgreSQL refuses ours."""
+
+        def __init__(self, client) -> None:
+            self.client, self.left = client, 1
+
+        def __getattr__(self, name):
+            return getattr(self.client, name)
+
+        def set_model_version_tag(self, *words):
+            self.client.set_model_version_tag(*words)
+            self.left -= 1
+            if self.left >= 0:
+                raise RefusedError("BAD_REQUEST", "duplicate key value violates unique constraint", self.client.uri)
+
+    monkeypatch.setattr(registry, "client", Raced(registry.client))
+    registry.set_tags("shop", 1, {"recsys.applied": "true"})
+    assert registry.version("shop", 1).tags["recsys.applied"] == "true"
+
+
 def test_a_version_that_is_not_there_is_told_with_those_that_are(registry, registered):
     with pytest.raises(RegistryError, match=r"shop has no version 9.*There are: 1\."):
         registry.version("shop", 9)

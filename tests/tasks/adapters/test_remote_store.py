@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -17,10 +18,12 @@ from moto import settings as moto_settings
 from recsys.errors import ConfigError, HomeError, StoreError
 from tasks.adapters import remote
 from tasks.adapters.address import Address
+from tasks.adapters.fill_bucket import Carried, fill_bucket, keep_ages
 from tasks.adapters.remote import Remote
 from tasks.adapters.settings import Settings
 from tasks.adapters.sharing import join
 from tasks.adapters.store import MEASURED, Recipe, Store
+from tasks.adapters.sweep import Broom, Kept, sweep
 from tasks.build_dataset import advance_catalog
 from tests.bucket import Server
 
@@ -143,6 +146,47 @@ def test_another_host_has_everything_after_the_first_is_gone(bucket, tmp_path):
     bucket.server.fault = lambda method, path, time: pytest.fail("asked for what is here")
     assert second.make(recipe, refuses).digest == made.digest
     assert contents(Store(tmp_path / "second").open("label", made.digest)) == expected
+
+
+def test_a_folder_that_is_carried_up_is_the_store_of_every_host(bucket, tmp_path):
+    folder = Store(tmp_path / "folder")
+    parent = folder.make(Recipe("build", 1, {}, ("raw",)), build)
+    made = folder.make(RECIPE, lambda out: build(out, "more"))
+    (folder.root / "manifests" / "build" / f"{parent.key}.json").unlink()  # gc: it is only remembered
+    folder.set_head("catalog", {"digest": parent.digest})
+    os.utime(folder.root / "objects" / "label" / f"{made.digest}.json", (86_400, 86_400))
+    first = bucket.host(tmp_path / "first")
+    shared = first.shared
+    for _ in range(2):  # done again it is the same
+        assert fill_bucket(folder, shared) == Carried(objects=1, remembered=1, heads=1)
+        keep_ages(folder, first)
+    assert first.made_at("label", made.digest) == 86_400
+    assert first.make(RECIPE, refuses).digest == made.digest
+    other = bucket.host(tmp_path / "other")
+    assert other.make(RECIPE, refuses).digest == made.digest
+    assert contents(other.open("label", made.digest)) == contents(folder.open("label", made.digest))
+    assert other.manifest("build", parent.digest) == folder.manifest("build", parent.digest)
+    assert other.head("catalog") == {"digest": parent.digest}
+
+    other.set_head("catalog", {"digest": made.digest})
+    with pytest.raises(HomeError, match="it is another one or has gone on since"):
+        fill_bucket(folder, shared)
+    assert other.head("catalog") == {"digest": made.digest}
+
+
+def test_a_folder_with_a_damaged_file_is_carried_up_when_it_is_mended(bucket, tmp_path):
+    folder = Store(tmp_path / "folder")
+    made = folder.make(RECIPE, build)
+    blob = folder.blob(folder.manifest("label", made.digest).files[0].sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(b"another")
+    shared = bucket.host(tmp_path / "first").shared
+    with pytest.raises(StoreError, match=f"damaged or missing.*{blob.name}"):
+        fill_bucket(folder, shared)
+    assert not [name for name in bucket.names() if name.startswith(("manifests/", "objects/"))]
+    assert Store(folder.root).make(RECIPE, build).digest == made.digest
+    fill_bucket(folder, shared)
+    bucket.require_whole()
 
 
 def test_of_two_hosts_that_make_it_at_once_one_is_right(bucket, tmp_path):
@@ -311,6 +355,7 @@ def test_what_was_made_while_the_bucket_was_away_is_named_later_and_not_made_aga
     assert not list((tmp_path / "first" / "manifests").rglob("*.json"))
     assert not [name for name in bucket.names() if name.startswith(("manifests", "blobs", "objects"))]
     bucket.server.reset()
+    sweep(store, lambda: Kept(frozenset()), time.time() - 3600, Broom(dry_run=False))  # gc knows that it is young
     assert bucket.host(tmp_path / "first").make(RECIPE, refuses).reused
     assert bucket.host(tmp_path / "second").make(RECIPE, refuses).reused
     assert not list((tmp_path / "first" / "scratch").iterdir())

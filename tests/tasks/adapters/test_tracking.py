@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import HomeError, RegistryError
+from recsys.errors import ConfigError, HomeError, RegistryError
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
 
@@ -173,6 +173,20 @@ def test_a_dead_server_is_told_with_its_address(monkeypatch, tmp_path):
     with pytest.raises(RegistryError, match="the MLflow server does not answer") as told:
         _ = Tracking(Settings.from_environment(tmp_path).prepare()).client
     assert uri in str(told.value)
+
+
+def test_a_database_without_a_server_gets_no_experiment_of_ours(monkeypatch, tmp_path):
+    class New:
+        uri = "postgresql://mlflow@db/mlflow"
+
+        def get_experiment_by_name(self, name: str) -> None:
+            return None
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", New.uri)
+    tracking = Tracking(Settings.from_environment(tmp_path).prepare())
+    tracking.__dict__["client"] = New()
+    with pytest.raises(ConfigError, match="no place for artifacts that other machines could read"):
+        _ = tracking.experiment_id
 
 
 def test_a_moved_home_is_told(tracking, settings, tmp_path):

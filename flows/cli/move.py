@@ -1,0 +1,26 @@
+"""`recsys move`: a home's store to a bucket and its MLflow to a server, for several machines."""
+
+import typer
+
+from flows.cli.home import HomeOption, open_home
+
+
+def command(home: HomeOption = None) -> None:
+    """Copy the store to RECSYS_STORE and MLflow's data to the server at MLFLOW_TRACKING_URI over MLFLOW_BACKEND_STORE_URI.
+
+    What was in the home stays there. Afterwards set the first two for every command.
+    """
+    settings = open_home(home)
+    from tasks.move import move
+
+    done = move(settings)
+    if done.store:
+        typer.echo(
+            f"Store: {done.store.objects:,} objects, {done.store.remembered:,} remembered ones and "
+            f"{done.store.heads:,} heads are in {settings.shared.text if settings.shared else ''}."
+        )
+    if done.rows is not None:
+        typer.echo(f"MLflow: {done.rows or 'no more'} rows were copied to {settings.tracking_uri}.")
+    champion = f"version {done.champion} is the champion and was loaded from there" if done.champion else "no champion"
+    typer.echo(f"Ledger: {done.records:,} records, {champion}.")
+    typer.echo("Next: keep RECSYS_STORE and MLFLOW_TRACKING_URI set for every command, then recsys plan.")
