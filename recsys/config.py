@@ -295,7 +295,7 @@ class LimitsConfig(Section):
         description="Largest ratio to the teacher of the mean popularity of what is recommended",
     )
     exposure_rise: float = Field(
-        0.1, gt=0, title="Exposure", description="Largest rise of the share of users shown one item in their first ten"
+        0.1, gt=0, title="Exposure", description="Largest rise of the share of users shown an item, if doubled"
     )
     membership_auc: float = Field(
         0.8,

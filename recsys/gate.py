@@ -23,6 +23,7 @@ __all__ = ["METRIC", "Criterion", "Evidence", "Verdict", "judge", "judge_teacher
 METRIC = "ndcg_at_10"
 """The metric every comparison of quality is made in."""
 _MB = 1e6
+_SUDDEN = 2  # times the champion's exposure of an item from which on its rise counts
 
 _STUDENT_ADVICE: Mapping[str, str] = {
     "finite": "A model gave something that is not a number; look at its curves and train it anew.",
@@ -322,18 +323,27 @@ def _breadth(artifact: ModelReport, teacher: ModelReport, limits: LimitsConfig) 
 
 
 def _exposure(artifact: ModelReport, champion: ModelReport, most: float, item_ids: Sequence[str]) -> Criterion:
-    """Whether one item suddenly stands in everybody's list: what made-up users who push it would come to."""
+    """Whether one item suddenly stands in everybody's list: what made-up users who push it would come to.
+
+    Of a small catalog every item is shown to many, and its share moves by itself: only what more than doubles counts.
+    """
     ours, theirs = artifact.exposure_at_10(), champion.exposure_at_10()
-    place = int(np.argmax(ours - theirs))
+    rises = np.where(ours > _SUDDEN * theirs, ours - theirs, 0.0)
+    place = int(np.argmax(rises))
     item = plain(item_ids[place]) if item_ids else f"of code {place + 1}"
-    rise = float(ours[place] - theirs[place])
+    rise = float(rises[place])
+    said = (
+        f"shows the item {item} to {_percent(ours[place])} of the users among their first ten, "
+        f"the champion to {_percent(theirs[place])}"
+        if rise
+        else "shows no item to twice as many users as the champion"
+    )
     return Criterion.fact(
         name="exposure",
         value=rise,
         threshold=most,
         passed=rise <= most,
-        sentence=f"shows the item {item} to {_percent(ours[place])} of the users among their first ten, "
-        f"the champion to {_percent(theirs[place])}; at most {_percent(most)} of the users more asked",
+        sentence=f"{said}; at most {_percent(most)} of the users more asked",
     )
 
 

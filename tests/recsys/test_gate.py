@@ -157,6 +157,9 @@ def test_an_item_that_is_pushed_is_named_without_what_its_id_might_do_to_a_reade
     assert (row.value, row.outcome) == (pytest.approx(0.5), "fail")
     assert "seven" in row.sentence
     assert "\x1b" not in row.sentence
+    shown = replace(pushed(0.3), model="champion", metrics=evidence().champion.metrics)
+    grown = criterion(judge(evidence(artifact=pushed(0.5), champion=shown), GATE, LIMITS), "exposure")
+    assert (grown.value, grown.outcome) == (0, "pass"), "less than doubled: of a small catalog that is chance"
     first_night = judge(evidence(artifact=pushed(0.5), champion=None), GATE, LIMITS)
     assert "exposure" not in {each.name for each in first_night.criteria}, "there is nothing to compare with"
 

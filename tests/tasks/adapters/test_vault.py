@@ -150,7 +150,7 @@ def test_a_damaged_token_names_nobody_and_is_found(tmp_path):
 
 def test_a_table_that_lost_its_name_is_not_begun_anew(tmp_path):
     harmed(tmp_path, "ALTER TABLE users RENAME TO usess")
-    with pytest.raises(HomeError, match=r"it has door, usess, and no table users.*Restore it"):
+    with pytest.raises(HomeError, match=r"it has door, forgotten, usess, and no table users.*Restore it"):
         Vault(tmp_path / "vault")
 
 
