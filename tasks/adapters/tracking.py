@@ -220,7 +220,14 @@ class Tracking:
         return str(run.info.run_id)
 
     def _runs(self, condition: str) -> list[Any]:
-        return list(self.client.search_runs([self.experiment_id], condition, max_results=1000))
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], condition, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
 
     def _reap(self) -> None:
         """Closes as KILLED what nights left open whose process is gone: the kernel dropped their locks."""
