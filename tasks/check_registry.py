@@ -60,13 +60,18 @@ def aliases(workshop: Workshop) -> Iterator[Fault]:
 
 
 def kept_versions(workshop: Workshop) -> Iterator[Fault]:
-    """Files of every version that an alias or the ledger names: in the store, and as MLflow gives them out."""
-    recorded = {record.to for record in workshop.ledger.chain().records}
+    """Files of every version that an alias or the ledger names: in the store, and as MLflow gives them out.
+
+    Those of versions that learnt from users who were forgotten are gone, but the champion's (tasks/forget_users.py).
+    """
+    chain = workshop.ledger.chain()
+    recorded = {record.to for record in chain.records}
     for model, step in _PUBLISHED.items():
         aliased = set(workshop.registry.aliases(model).values())
         for version in workshop.registry.versions(model):
             needed = version.number in aliased or (model == STUDENT and version.number in recorded)
-            if needed and version.digest:
+            erased = version.remembers and version.digest != chain.champion_digest
+            if needed and version.digest and not erased:
                 yield from _copies(workshop, step, version)
 
 

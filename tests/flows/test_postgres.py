@@ -23,7 +23,7 @@ AWS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_
 def bucket() -> Iterator[Server]:
     server = Server()
     keys = {"aws_access_key_id": "me", "aws_secret_access_key": "mine", "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=server.url, **keys).create_bucket(Bucket="shop")
+    boto3.client("s3", endpoint_url=server.url, **keys).create_bucket(Bucket="postgres")
     yield server
     server.stop()
 
@@ -85,7 +85,7 @@ def story_of(home: Path) -> tuple[str, set[str]]:
 def test_a_night_over_postgresql_and_s3_makes_the_same_objects(alone, common, postgres, tmp_path):
     home = tmp_path / "home"
     with new_mlflow(postgres, tmp_path / "mlflow-of-a-new-home") as mlflow:
-        alone.night(home, {**common, **mlflow, "RECSYS_STORE": "s3://shop/new"})
+        alone.night(home, {**common, **mlflow, "RECSYS_STORE": "s3://postgres/new"})
     assert story_of(home)[0] == "PROMOTE"
     assert objects_of(next((home / "cache" / "s3").iterdir())) == objects_of(alone.home / "store")
 
@@ -94,7 +94,7 @@ def test_a_home_that_moves_there_goes_on_as_if_nothing_had_happened(alone, bucke
     psycopg2 = pytest.importorskip("psycopg2")
     home, before = alone.home, Truth.of(alone.home)
     with new_mlflow(postgres, tmp_path / "mlflow-of-a-moved-home") as mlflow:
-        there = {**common, **mlflow, "RECSYS_STORE": "s3://shop/moved"}
+        there = {**common, **mlflow, "RECSYS_STORE": "s3://postgres/moved"}
         for copied in (r"[1-9]\d+ rows", "no more rows"):  # done twice it is done once
             assert re.search(copied, alone.recsys(["move", "--home", home], there))
         alone.night(home, there)
@@ -108,7 +108,7 @@ def test_a_home_that_moves_there_goes_on_as_if_nothing_had_happened(alone, bucke
         assert "no run on record" not in lineage
         said = alone.recsys(["backup", "--home", home, "--to", tmp_path / "home.tar"], there)
         assert "Not in it: the models and runs in your own MLflow" in said
-        assert "what s3://shop/moved has and this host has not used" in said
+        assert "what s3://postgres/moved has and this host has not used" in said
     assert Truth.of(home) == before, "what is left behind"
 
 

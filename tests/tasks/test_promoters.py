@@ -41,13 +41,13 @@ def test_promoters_at_once_are_one_compare_and_set_register(own_environment, wor
 @pytest.fixture
 def two_hosts(postgres, own_environment, tmp_path) -> Iterator[list[Settings]]:
     """Two homes that share a bucket, a vault's key and an MLflow over PostgreSQL, and nothing of each other's disk."""
-    bucket = Server()
+    bucket = Server()  # of a name of its own: all such servers of a process have the same buckets
     keys = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
     (tmp_path / "key").write_bytes(bytes(range(32)))
     (tmp_path / "key").chmod(0o600)
-    os.environ.update({**keys, "AWS_ENDPOINT_URL": bucket.url, "RECSYS_STORE": "s3://shop/store"})
+    os.environ.update({**keys, "AWS_ENDPOINT_URL": bucket.url, "RECSYS_STORE": "s3://promoters/store"})
     os.environ["RECSYS_VAULT_KEY"] = str(tmp_path / "key")
-    boto3.client("s3", endpoint_url=bucket.url).create_bucket(Bucket="shop")
+    boto3.client("s3", endpoint_url=bucket.url).create_bucket(Bucket="promoters")
     (tmp_path / "mlflow").mkdir()
     with servers.mlflow(tmp_path / "mlflow", f"postgresql://{postgres.database('promoters')}") as url:
         os.environ["MLFLOW_TRACKING_URI"] = url
