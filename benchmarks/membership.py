@@ -31,7 +31,7 @@ from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
 from recsys.histories import Cases, Histories
 from recsys.losses import Distillation
-from recsys.membership import FALSE_ALARMS, log_probabilities
+from recsys.membership import log_probabilities, ranks_among, share_caught
 from recsys.neighbourhood import Neighbourhood
 from recsys.recommender import Recommender
 from recsys.runtime import Runtime
@@ -151,7 +151,7 @@ def told(members: np.ndarray, said: np.ndarray) -> dict[str, object]:
     members, said = members[:, sound], said[:, sound]
     found: dict[str, object] = {"users": int(sound.sum())}
     for name, scores in (("shadow", likelihood_ratios(members, said)), ("loss", said)):
-        for what, statistic in (("auc", mean_auc), ("caught", mean_caught)):
+        for what, statistic in (("auc", mean_auc), ("caught", share_caught)):
             found[f"{name}_{what}"] = asdict(over_users(statistic, members, scores))
     return found
 
@@ -183,15 +183,7 @@ Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 def mean_auc(inside: np.ndarray, outside: np.ndarray) -> float:
     """P(inside > outside), ties by half."""
-    ordered = np.sort(outside)
-    ranks = np.searchsorted(ordered, inside, side="left") + np.searchsorted(ordered, inside, side="right")
-    return float(ranks.mean() / 2 / len(ordered))
-
-
-def mean_caught(inside: np.ndarray, outside: np.ndarray) -> float:
-    """The share of `inside` above all but FALSE_ALARMS of `outside`."""
-    allowed = int(FALSE_ALARMS * len(outside))
-    return float((inside > np.partition(outside, -allowed - 1)[-allowed - 1]).mean())
+    return float(ranks_among(inside, outside).mean())
 
 
 def over_users(statistic: Statistic, members: np.ndarray, scores: np.ndarray) -> Interval:

@@ -27,6 +27,7 @@ from recsys.evaluate import ModelReport
 from recsys.split import DAY
 from tasks.adapters.manifest import Manifest
 from tasks.adapters.store import Store
+from tasks.opening import open_item_ids
 
 SHARES = (0.0, 0.001, 0.01, 0.05)
 BOUGHT = 10  # popular items that a made-up user buys before the one that is pushed
@@ -140,7 +141,7 @@ def _exposure(home: Path, role: str, item: str, made_up: pa.Table) -> float:
     door = Door((home / "vault" / "key").read_bytes())
     strangers = [door.token(user).encode() for user in pc.unique(made_up["user_id"]).to_pylist()]
     real = ~np.isin(report.users, strangers)
-    ids = pq.read_table(store.open("build", dataset) / "catalog.parquet")["item_id"].to_pylist()
+    ids = open_item_ids(store, dataset).to_pylist()
     return float((report.top[real, :10] == ids.index(item) + 1).any(axis=1).mean())
 
 

@@ -157,8 +157,8 @@ def auc(members: np.ndarray, others: np.ndarray) -> Interval:
 
     The bounds draw users, both scores together, by each user's own share in it (DeLong et al. 1988; Obuchowski 1997).
     """
-    above = _rank(members, others)  # (C,) share of the others below each member
-    below = 1 - _rank(others, members)  # (C,) share of the members above each other
+    above = ranks_among(members, others)  # (C,) share of the others below each member
+    below = 1 - ranks_among(others, members)  # (C,) share of the members above each other
     return paired_difference(above + below, np.full(len(members), above.mean()))
 
 
@@ -181,17 +181,20 @@ def caught(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Interval:
     The threshold is drawn anew with the users.
     """
     rng, users = np.random.default_rng(seed), len(members)
-    drawn = [_caught(members[rows], others[rows]) for rows in (rng.integers(0, users, users) for _ in range(RESAMPLES))]
+    drawn = [
+        share_caught(members[rows], others[rows]) for rows in (rng.integers(0, users, users) for _ in range(RESAMPLES))
+    ]
     low, high = np.quantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
-    return Interval(_caught(members, others), float(low), float(high))
+    return Interval(share_caught(members, others), float(low), float(high))
 
 
-def _caught(members: np.ndarray, others: np.ndarray) -> float:
+def share_caught(members: np.ndarray, others: np.ndarray) -> float:
+    """The share of `members` above all but FALSE_ALARMS of the `others`, as it is found, without bounds."""
     allowed = int(FALSE_ALARMS * len(others))
     return float((members > np.partition(others, -allowed - 1)[-allowed - 1]).mean())
 
 
-def _rank(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
+def ranks_among(scores: np.ndarray, among: np.ndarray) -> np.ndarray:
     """(C,): the share of `among` below each score, ties by half."""
     ordered = np.sort(among)
     below, upto = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))

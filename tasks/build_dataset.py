@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 
 from recsys.dataset import Build, BuildPlan, build
@@ -15,7 +14,7 @@ from recsys.event_union import Engine
 from recsys.known import as_of_time, moment, newest_before
 from tasks.adapters.store import Recipe, Store, Stored
 from tasks.night import TASK_OPTIONS, Night, Source, Step, step
-from tasks.opening import open_build
+from tasks.opening import open_build, open_item_ids
 from tasks.refs import AcceptedRef, DatasetRef, digest_of
 
 VERSION = 1
@@ -99,7 +98,7 @@ def advance_catalog(store: Store, digest: str) -> Mapping[str, Any] | None:
     Where a dataset's catalog and the head's part ways (another host has extended the same one meanwhile), gives the
     head: the dataset is to be built on that. Else None.
     """
-    ours = _item_ids(store, digest)
+    ours = open_item_ids(store, digest)
 
     def longest(head: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         longer = head is None or (len(ours) > head["items"] and _agree(store, ours, head))
@@ -112,15 +111,11 @@ def advance_catalog(store: Store, digest: str) -> Mapping[str, Any] | None:
 def _agree(store: Store, ours: pa.ChunkedArray, head: Mapping[str, Any]) -> bool:
     """Whether one catalog begins with the other. With one that is damaged or gone nothing can disagree."""
     try:
-        theirs = _item_ids(store, head["digest"])
+        theirs = open_item_ids(store, head["digest"])
     except StoreError:
         return True
     known = min(len(ours), len(theirs))
     return bool(ours[:known].equals(theirs[:known]))
-
-
-def _item_ids(store: Store, digest: str) -> pa.ChunkedArray:
-    return pq.read_table(store.open("build", digest) / "catalog.parquet", columns=["item_id"])["item_id"]
 
 
 def _tell(at: Step, made: Build) -> None:

@@ -1,6 +1,5 @@
 """fsck of what MLflow keeps: the ledger and its mirror, the aliases, the champion, and the files of what was promoted."""
 
-import functools
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -130,7 +129,7 @@ def _register_again(workshop: Workshop, digest: str) -> str:
 
 
 def _settle(workshop: Workshop) -> str:
-    settled = workshop.ledger.settle(functools.partial(workshop.registry.load_check, STUDENT))
+    settled = workshop.ledger.settle(workshop.registry.check_adoptable)
     workshop.ledger.mend()
     return settled.sentence if settled else "set to what the ledger says"
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from prefect import task
 
-from recsys.catalog import load_catalog
 from recsys.evaluate import ModelReport
 from recsys.gate import Evidence, Verdict, judge_teacher
 from recsys.gate import judge as judged
 from tasks.adapters.registry import STUDENT, VERDICT
 from tasks.adapters.store import Recipe, Stored
 from tasks.night import TASK_OPTIONS, Night, Step, step
+from tasks.opening import open_item_ids
 from tasks.refs import ArtifactRef, ReportRef, ReportsRef, Standing, TeacherReportsRef, VerdictRef
 
 VERSION = 3
@@ -107,7 +107,6 @@ def _champion_itself(at: Step, stored: Stored, standing: Standing, verdict: Verd
 
 
 def _student(at: Step, artifact: ArtifactRef, reports: ReportsRef) -> Verdict:
-    catalog = at.store.open("build", artifact.dataset) / "catalog.parquet"
     evidence = Evidence(
         artifact=_report(at, reports.artifact),
         student=_report(at, reports.student),
@@ -116,7 +115,7 @@ def _student(at: Step, artifact: ArtifactRef, reports: ReportsRef) -> Verdict:
         neighbours=_report(at, reports.neighbours),
         champion=_report(at, reports.champion) if reports.champion else None,
         latency_p99_ms=at.store.measured("evaluate", reports.artifact.digest)["p99_ms"],
-        item_ids=load_catalog(catalog).item_ids,
+        item_ids=open_item_ids(at.store, artifact.dataset).to_pylist(),
     )
     return judged(evidence, at.night.config.gate, at.night.config.limits)
 

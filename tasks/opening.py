@@ -2,6 +2,9 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from recsys.config import LabelsConfig
 from recsys.dataset import Build, Dataset
 from recsys.labeller import labeller
@@ -23,6 +26,11 @@ def open_build(store: Store, digest: str) -> Build:
     """The counts and cuts of a dataset, without its histories."""
     document = json.loads((store.open("build", digest) / "build.json").read_text())
     return Build.from_json(document["build"])
+
+
+def open_item_ids(store: Store, digest: str) -> pa.ChunkedArray:
+    """(N,) ids of a dataset's items by code - 1, without their texts."""
+    return pq.read_table(store.open("build", digest) / "catalog.parquet", columns=["item_id"])["item_id"]
 
 
 def open_teacher(store: Store, ref: TeacherRef) -> BlendedTeacher:

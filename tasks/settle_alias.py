@@ -4,11 +4,7 @@ Called at the start of every command and flow that reads the champion, by the mo
 each poll. Knows no orchestrator.
 """
 
-import functools
-
-from recsys.errors import RegistryError
 from tasks.adapters.ledger import Settled
-from tasks.adapters.registry import STUDENT, Registry
 from tasks.announce import announce_if_heard
 from tasks.workshop import Workshop
 
@@ -20,16 +16,8 @@ def settle_alias(workshop: Workshop) -> Settled | None:
     the champion's version was deleted is told each time (outcome "gone") and mended by nobody here. RegistryError
     when the ledger contradicts itself or MLflow cannot be reached.
     """
-    settled = workshop.ledger.settle(functools.partial(_check, workshop.registry))
+    settled = workshop.ledger.settle(workshop.registry.check_adoptable)
     if settled is not None and settled.outcome != "gone":
         details = {"from": settled.drift.champion, "to": settled.drift.alias, "outcome": settled.outcome}
         announce_if_heard(workshop.settings, "recsys.alias.moved", settled.sentence, details)
     return settled
-
-
-def _check(registry: Registry, number: int) -> None:
-    """RegistryError when a version may not be adopted."""
-    version = registry.version(STUDENT, number)
-    if version.remembers:
-        raise RegistryError(f"version {number} {version.remembers}")
-    registry.load_check(STUDENT, number)

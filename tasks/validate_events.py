@@ -32,10 +32,10 @@ def validate_events(night: Night) -> AcceptedRef:
         files = input_files(night.source.events_path())
         items = _validated_items(at)
         known = _item_ids(at, items) if items else None
-        refs = []
+        gone, refs = frozenset(forgotten(at.settings.vault)), []
         for number, file in enumerate(files):
             at.progress(number / len(files), f"reading {file.name}")
-            refs.append(_validated_file(at, file, items, known))
+            refs.append(_validated_file(at, file, items, known, gone))
         at.tracking.log_metrics(
             night.run_id,
             {"rows/lines": sum(r.lines for r in refs), "rows/quarantined": sum(r.quarantined for r in refs)},
@@ -61,13 +61,15 @@ def _item_ids(at: Step, items: ItemsRef) -> pa.Array:
     return table.column("item_id").combine_chunks()
 
 
-def _validated_file(at: Step, file: Path, items: ItemsRef | None, known: pa.Array | None) -> EventsRef:
+def _validated_file(
+    at: Step, file: Path, items: ItemsRef | None, known: pa.Array | None, gone: frozenset[str]
+) -> EventsRef:
     """One file's object. A file with rows from the future is looked at again every day; any other once for ever."""
     rules: dict[str, Any] = {
         "max_quarantined": at.night.config.events.max_quarantined,
         "columns": dict(at.night.source.columns),
     }
-    if gone := frozenset(forgotten(at.settings.vault)):
+    if gone:
         rules["forgotten"] = hashlib.sha256("".join(sorted(gone)).encode("ascii")).hexdigest()
     parents = (sha256_of(file), items.digest if items else "no items")
     end_of_tomorrow = int((datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + 2 * DAY).timestamp())

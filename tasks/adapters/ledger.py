@@ -29,9 +29,7 @@ __all__ = ["Chain", "Drift", "Entry", "Ledger", "Op", "Outcome", "Record", "Sett
 _RECORD = "recsys.record"
 _APPLIED = "recsys.applied"
 _SETTLE_SECONDS = 1.0  # after which an alias is looked at again
-_LOOKS = (
-    5  # in an MLflow of yours, at an alias that another host may just be setting, to an older record's version first
-)
+_LOOKS = 5  # at an alias in an MLflow of yours: another host may just be setting it, to an older record's version first
 _READ_BACK = 20  # times the aliases are set again when somebody else moves them meanwhile
 _LONGEST_REASON = 500  # characters; MLflow cuts a tag at 8,000 without a word, and a cut record is a broken chain
 _LONGEST_NAME = 80

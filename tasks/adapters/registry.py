@@ -269,6 +269,13 @@ class Registry:
                 mend="It was not given an alias. Choose another version.",
             )
 
+    def check_adoptable(self, number: int) -> None:
+        """The load test of a version of STUDENT that a hand made champion. RegistryError also when it may serve no more."""
+        version = self.version(STUDENT, number)
+        if version.remembers:
+            raise RegistryError(f"version {number} {version.remembers}")
+        self.load_check(STUDENT, number)
+
     # -- inside
 
     def _package(self, model: str, number: int, into: Path) -> Path:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from recsys.resolve import resolve
 from recsys.synthetic import shop
 from tasks.adapters.settings import Settings
 from tests import fork_server
+from tests.servers import free_port
 
 PATIENCE = 300  # seconds, on a busy machine
 SMALL = [
@@ -89,12 +89,6 @@ class Installation:
     def history(self) -> list[dict[str, Any]]:
         """The ledger, newest first."""
         return json.loads(self.recsys("history", "--json"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="package")

@@ -32,6 +32,7 @@ from tasks.checkup import CHECKS, Checkup, check
 from tasks.checkup_prefect import DEPLOYMENTS
 from tasks.patient import Patient
 from tests import fork_server
+from tests.servers import free_port
 
 TINY = [
     "teacher.width=16", "teacher.epochs=3", "teacher.learning_rate=0.01", "search.widths=[16]", "search.trials=2",
@@ -186,12 +187,6 @@ def test_a_prefect_of_your_own_keeps_its_own_database(settings, monkeypatch):
     found = checkup_databases.prefect(yours)
     assert (found.tone, "http://prefect.example.com:4200/api" in found.sentence) == ("green", True)
     assert checkup_secrets.in_prefect(yours) is None, "nobody reads a database that is not the home's"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 # --- the machine ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from recsys.student import Student
 from tasks.adapters.registry import STUDENT, Example, Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
+from tests.servers import free_port
 
 BINARIES = str(Path(sys.executable).parent)
 PATIENCE = 240  # seconds, on a busy machine
@@ -43,12 +43,6 @@ def post(url: str, body: object) -> dict:
         urllib.request.Request(url, content, {"Content-Type": "application/json"}), timeout=10
     ) as reply:
         return json.loads(reply.read())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:

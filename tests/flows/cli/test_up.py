@@ -22,6 +22,7 @@ from recsys.synthetic import shop
 from tasks.adapters.daemon import marked
 from tasks.adapters.settings import Settings
 from tasks.adapters.supervisor import standing
+from tests.servers import free_port
 
 RECSYS = str(Path(sys.executable).with_name("recsys"))
 PATIENCE = 240  # seconds, on a busy machine
@@ -40,12 +41,6 @@ def recsys(*arguments: object) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     environment = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=PATIENCE)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition):
