@@ -10,7 +10,7 @@ also above that value's quantile, at 5 % over all fields. Events of one user are
 Kish's effective number of users, (sum of w)^2 / sum of w^2 for w events a user (1965): the worst case of likeness.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.event_log import EventLog
+from recsys.small_cells import withheld
 from recsys.split import DAY
 
 WEEK = 7 * DAY
@@ -41,8 +42,8 @@ class FieldDrift:
     by_chance: float  # PSI that chance alone exceeds in fewer than one of a hundred looks, in samples of this size
     drifted: bool
     bins: tuple[str, ...]
-    reference: tuple[float, ...]  # shares
-    new: tuple[float, ...]
+    reference: tuple[float | None, ...]  # shares; None where they are of so few users that they tell about single ones
+    new: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Drift:
     until: int  # exclusive
     events: int
     fields: tuple[FieldDrift, ...]
-    new_users: float  # share of the window's users
-    new_user_events: float  # share of the window's events
+    new_users: float | None  # share of the window's users; None where they, or the others, are too few to be told of
+    new_user_events: float | None  # share of the window's events
     new_items: float
     new_item_events: float
     events_a_day: float
@@ -75,6 +76,7 @@ class _Counts:
     reference: np.ndarray  # (B,) counts
     new: np.ndarray  # (B,)
     sizes: tuple[float, float]  # effective
+    users: tuple[np.ndarray, np.ndarray]  # (B,) users of each bin, in both
 
 
 def drift_of(log: EventLog, trained_until: int, window_days: int, threshold: float) -> Drift | None:
@@ -88,13 +90,16 @@ def drift_of(log: EventLog, trained_until: int, window_days: int, threshold: flo
         return None
     users, items = np.unique(new.users), np.unique(new.codes)
     known_users, known_items = len(reference.tokens), len(reference.item_ids)
+    few = (
+        withheld([int((users >= known_users).sum()), int((users < known_users).sum())])[0] and users[-1] >= known_users
+    )
     return Drift(
         since=since,
         until=log.as_of,
         events=len(new.times),
         fields=tuple(_judged(counts, threshold) for counts in _fields(reference, new, since)),
-        new_users=float((users >= known_users).mean()),
-        new_user_events=float((new.users >= known_users).mean()),
+        new_users=None if few else float((users >= known_users).mean()),
+        new_user_events=None if few else float((new.users >= known_users).mean()),
         new_items=float((items > known_items).mean()),
         new_item_events=float((new.codes > known_items).mean()),
         events_a_day=_rate(new, since),
@@ -129,8 +134,8 @@ def _judged(counts: _Counts, threshold: float) -> FieldDrift:
         by_chance=chance,
         drifted=index > threshold and index > chance,
         bins=counts.bins,
-        reference=tuple(_of_all(counts.reference)),
-        new=tuple(_of_all(counts.new)),
+        reference=_of_all(counts.reference, counts.users[0]),
+        new=_of_all(counts.new, counts.users[1]),
     )
 
 
@@ -138,19 +143,18 @@ def _fields(reference: EventLog, new: EventLog, since: int) -> Iterator[_Counts]
     """Every field that has two bins or more."""
     yield from _hours(reference, new)
     yield from _weekdays(reference, new, since)
-    yield from _texts("event", reference.kinds, new.kinds, _sizes(reference, new))
+    yield from _texts("event", [reference.kinds, new.kinds], (reference, new))
     yield from _popularity(reference, new)
     yield from _activity(reference, new, since)
     categories = [log.categories.take(pa.array(log.codes - 1)) for log in (reference, new)]
-    yield from _texts("category", categories[0], categories[1], _sizes(reference, new))
+    yield from _texts("category", categories, (reference, new))
 
 
 def _hours(reference: EventLog, new: EventLog) -> Iterator[_Counts]:
     """In bins of three hours, UTC."""
     length = _HOURS_A_BIN * HOUR
-    counts = [np.bincount(log.times % DAY // length, minlength=DAY // length) for log in (reference, new)]
     names = tuple(f"{hour:02}-{hour + _HOURS_A_BIN:02}" for hour in range(0, 24, _HOURS_A_BIN))
-    yield _Counts("hour", names, counts[0], counts[1], _sizes(reference, new))
+    yield _counted("hour", names, [log.times % DAY // length for log in (reference, new)], (reference, new))
 
 
 def _weekdays(reference: EventLog, new: EventLog, since: int) -> Iterator[_Counts]:
@@ -158,20 +162,28 @@ def _weekdays(reference: EventLog, new: EventLog, since: int) -> Iterator[_Count
     weeks = (new.as_of - since) // WEEK
     if weeks:
         new = new.between(new.as_of - weeks * WEEK, new.as_of)
-        counts = [np.bincount(log.times // DAY % 7, minlength=7) for log in (reference, new)]
-        yield _Counts("weekday", _WEEKDAYS, counts[0], counts[1], _sizes(reference, new))
+        yield _counted("weekday", _WEEKDAYS, [log.times // DAY % 7 for log in (reference, new)], (reference, new))
 
 
-def _texts(field: str, reference: pa.Array, new: pa.Array, sizes: tuple[float, float]) -> Iterator[_Counts]:
+def _texts(field: str, values: Sequence[pa.Array], logs: tuple[EventLog, EventLog]) -> Iterator[_Counts]:
     """The most frequent values of the reference, and all others together."""
-    texts = [pc.fill_null(values, "(none)") for values in (reference, new)]
+    texts = [pc.fill_null(each, "(none)") for each in values]
     counted = pc.value_counts(texts[0])
     numbers = counted.field("counts").to_numpy(zero_copy_only=False)
     names = counted.field("values").take(pa.array(np.argsort(-numbers, kind="stable")[:_MOST_CATEGORIES]))
-    places = [pc.fill_null(pc.index_in(values, names), len(names)).to_numpy() for values in texts]
-    counts = [np.bincount(place, minlength=len(names) + 1) for place in places]
-    if len(names) > 1 or counts[1][-1]:
-        yield _Counts(field, (*names.to_pylist(), "other"), counts[0], counts[1], sizes)
+    places = [pc.fill_null(pc.index_in(each, names), len(names)).to_numpy() for each in texts]
+    counted = _counted(field, (*names.to_pylist(), "other"), places, logs)
+    if len(names) > 1 or counted.new[-1]:
+        yield counted
+
+
+def _counted(
+    field: str, bins: tuple[str, ...], places: Sequence[np.ndarray], logs: tuple[EventLog, EventLog]
+) -> _Counts:
+    """The bins that the events of both logs lie in, by their `places` (E,) among them."""
+    reference, new = (np.bincount(each, minlength=len(bins)) for each in places)
+    before, now = (_users_of(each, log.users, len(bins)) for each, log in zip(places, logs, strict=True))
+    return _Counts(field, bins, reference, new, _sizes(*logs), (before, now))
 
 
 def _popularity(reference: EventLog, new: EventLog) -> Iterator[_Counts]:
@@ -187,12 +199,15 @@ def _popularity(reference: EventLog, new: EventLog) -> Iterator[_Counts]:
     bucket = np.empty(items, np.int64)
     bucket[order] = np.minimum(before * _BUCKETS // max(ranked.sum(), 1), _BUCKETS - 1)
     known = new.codes <= items
-    counts = [np.bincount(bucket[codes - 1], minlength=_BUCKETS) for codes in (reference.codes[1::2], new.codes[known])]
+    places = [bucket[codes - 1] for codes in (reference.codes[1::2], new.codes[known])]
+    counts = [np.bincount(each, minlength=_BUCKETS) for each in places]
     filled = counts[0] > 0
     if filled.sum() > 1 and known.any():
         names = tuple(f"{number} of {_BUCKETS}" for number in np.flatnonzero(filled) + 1)
-        sizes = (effective_size(reference.users[1::2]), effective_size(new.users[known]))
-        yield _Counts("item popularity", names, counts[0][filled], counts[1][filled], sizes)
+        users = (reference.users[1::2], new.users[known])
+        before, now = (_users_of(each, of, _BUCKETS)[filled] for each, of in zip(places, users, strict=True))
+        sizes = (effective_size(users[0]), effective_size(users[1]))
+        yield _Counts("item popularity", names, counts[0][filled], counts[1][filled], sizes, (before, now))
 
 
 def _activity(reference: EventLog, new: EventLog, since: int) -> Iterator[_Counts]:
@@ -203,15 +218,19 @@ def _activity(reference: EventLog, new: EventLog, since: int) -> Iterator[_Count
     if not whole.any():
         return
     pairs = reference.users[whole] * (int(number.max()) + 1) + number[whole]
-    before, now = (np.unique(each, return_counts=True)[1] for each in (pairs, new.users))
+    windows, before = np.unique(pairs, return_counts=True)
+    users, now = np.unique(new.users, return_counts=True)
     edges = np.unique(np.quantile(before, np.arange(1, _BUCKETS) / _BUCKETS, method="lower"))
     edges = edges[edges < before.max()]
     if len(edges):
-        counts = [np.bincount(np.searchsorted(edges, each), minlength=len(edges) + 1) for each in (before, now)]
+        places, bins = [np.searchsorted(edges, each) for each in (before, now)], len(edges) + 1
+        counts = [np.bincount(each, minlength=bins) for each in places]
         lows = [1, *(int(edge) + 1 for edge in edges)]
         names = (*(f"{low}-{int(edge)}" for low, edge in zip(lows, edges, strict=False)), f"{lows[-1]} or more")
         sizes = (effective_size(pairs // (int(number.max()) + 1)), float(len(now)))
-        yield _Counts("user activity", names, counts[0], counts[1], sizes)
+        owners = (windows // (int(number.max()) + 1), users)
+        told = [_users_of(each, of, bins) for each, of in zip(places, owners, strict=True)]
+        yield _Counts("user activity", names, counts[0], counts[1], sizes, (told[0], told[1]))
 
 
 def _sizes(reference: EventLog, new: EventLog) -> tuple[float, float]:
@@ -228,8 +247,17 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _of_all(counts: np.ndarray) -> list[float]:
-    return [float(share) for share in counts / max(counts.sum(), 1)]
+def _of_all(counts: np.ndarray, users: np.ndarray) -> tuple[float | None, ...]:
+    """Shares, but of bins whose few users would be told of; an empty bin tells of nobody."""
+    hidden = withheld(users) & (users > 0)
+    return tuple(
+        None if hide else float(share) for share, hide in zip(counts / max(counts.sum(), 1), hidden, strict=True)
+    )
+
+
+def _users_of(places: np.ndarray, users: np.ndarray, bins: int) -> np.ndarray:
+    """(bins,) distinct users of the events (E,) in each bin."""
+    return np.bincount(np.unique(users.astype(np.int64) * bins + places) % bins, minlength=bins)
 
 
 def _chi_square(degrees: int, probability: float) -> float:

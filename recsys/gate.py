@@ -14,6 +14,7 @@ from recsys.config import GateConfig, LimitsConfig
 from recsys.evaluate import ModelReport
 from recsys.membership import LEAST_USERS
 from recsys.slices import MIN_USERS, SLICES, SliceTest, compare, slices_of
+from recsys.small_cells import FEW, FEWEST, told
 from recsys.statistics import Interval, paired_difference, paired_ratio
 from recsys.verdict import Criterion, Kind, Margin, Outcome, Verdict, decide
 from recsys.wording import plain
@@ -120,6 +121,7 @@ def _conditions(reports: Sequence[ModelReport], min_users: int, measurements: Ma
     broken = [f"{name} of {report.model}" for report in reports for name in _not_finite(report)]
     broken += [f"{name} of {candidate.model}" for name, value in measurements.items() if not np.isfinite(value)]
     strangers = [reason for other in reports[1:] for reason in _differences(candidate, other)]
+    min_users = max(min_users, FEWEST)  # of fewer no figure may be shown, and so none decides
     enough = users >= min_users
     return [
         Criterion.condition(
@@ -129,13 +131,13 @@ def _conditions(reports: Sequence[ModelReport], min_users: int, measurements: Ma
         Criterion(
             name="test_users",
             kind="condition",
-            value=users,
+            value=users if users >= FEWEST else None,
             threshold=min_users,
             low=None,
             high=None,
             outcome="pass" if enough else "unproven",
             proven=enough,
-            sentence=f"{users} test users, at least {min_users} asked",
+            sentence=f"{f'{users} test users' if users >= FEWEST else FEW}, at least {min_users} asked",
         ),
     ]
 
@@ -238,7 +240,7 @@ def _slice(test: SliceTest, kind: Kind, peer: str, loss: float) -> Criterion:
     found = "proven worse than" if test.worse else "not proven worse than"
     if not test.tested:
         found = f"too few to be tested ({MIN_USERS} asked) for"
-    return Criterion(
+    judged = Criterion(
         name=f"slice_{test.slice.name}",
         kind=kind,
         value=test.change.value,
@@ -251,6 +253,11 @@ def _slice(test: SliceTest, kind: Kind, peer: str, loss: float) -> Criterion:
         f"{_signed(test.change.value)} NDCG@10 against the {peer}, "
         f"{found} {_signed(-loss)}",
     )
+    if not test.withheld:
+        return judged
+    who = FEW if test.users < FEWEST else f"withheld, or they would tell of a group of {FEW}"
+    said = f"{test.slice.title}, {who}: {found} {_signed(-loss)} NDCG@10 against the {peer}"
+    return replace(judged, value=None, low=None, high=None, sentence=said)
 
 
 def _unseen_items(artifact: ModelReport, teacher: ModelReport, asked: float) -> list[Criterion]:
@@ -260,8 +267,9 @@ def _unseen_items(artifact: ModelReport, teacher: ModelReport, asked: float) -> 
     if not asked:
         return []
     if count < MIN_USERS:
-        said = f"{count} users took items without training events, too few to be compared ({MIN_USERS} asked)"
-        return [replace(Criterion.fact("unseen_items", count, MIN_USERS, True, said), proven=False)]
+        said = f"{told(count)} took items without training events, too few to be compared ({MIN_USERS} asked)"
+        few = Criterion.fact("unseen_items", count, MIN_USERS, True, said)
+        return [replace(few, value=None if count < FEWEST else count, proven=False)]
     kept = _share(artifact.unseen_hit_at_10[users], teacher.unseen_hit_at_10[users])
     said = f"keeps {_percent(kept.value)} of the teacher's HR@10 on items without training events, of {count} users"
     return [_estimated("unseen_items", "guard", kept, Margin(asked), (said, _percent))]
@@ -338,12 +346,13 @@ def _exposure(artifact: ModelReport, champion: ModelReport, most: float, item_id
         if rise
         else "shows no item to twice as many users as the champion"
     )
+    few = 0 < round(rise * len(artifact.users)) < FEWEST
     return Criterion.fact(
         name="exposure",
-        value=rise,
+        value=None if few else rise,
         threshold=most,
         passed=rise <= most,
-        sentence=f"{said}; at most {_percent(most)} of the users more asked",
+        sentence=f"{f'shows an item to {FEW} more' if few else said}; at most {_percent(most)} of the users more asked",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from recsys.config import MonitorConfig
 from recsys.drift import Drift
 from recsys.prequential import PEERS, Aftermath, Decay
+from recsys.small_cells import FEWEST
 from recsys.split import DAY
 from recsys.statistics import Interval, mean_interval
 
@@ -21,26 +22,27 @@ class FollowUp:
     version: int
     as_of: int  # seconds UTC: served from what was known before
     until: int  # exclusive: later events are looked at up to here
-    served: int  # users
-    unserved: int  # users of the window without recommendations
-    users: int  # served, and with something relevant in the window
+    served: int | None  # users; None: so few that they are not counted out
+    unserved: int | None  # users of the window without recommendations
+    users: int | None  # served, and with something relevant in the window
     hit_rate: Mapping[str, Interval]  # at 10, by "champion", "most_popular", "neighbours"
     ndcg: Mapping[str, Interval]  # at 10
     against: Mapping[str, Interval]  # relative change of the champion's hit rate to each peer's
 
     @classmethod
     def of(cls, aftermath: Aftermath) -> Self:
-        """The same without its users."""
+        """The same without its users, and without rates of so few that they tell about single ones."""
+        told = aftermath.users >= FEWEST
         return cls(
             version=aftermath.version,
             as_of=aftermath.as_of,
             until=aftermath.until,
-            served=aftermath.served,
-            unserved=aftermath.unserved,
-            users=aftermath.users,
-            hit_rate={name: mean_interval(values) for name, values in aftermath.hits.items()},
-            ndcg={name: mean_interval(values) for name, values in aftermath.ndcg.items()},
-            against={peer: aftermath.against(peer) for peer in PEERS} if aftermath.users else {},
+            served=_counted(aftermath.served),
+            unserved=_counted(aftermath.unserved),
+            users=_counted(aftermath.users),
+            hit_rate={name: mean_interval(values) for name, values in aftermath.hits.items()} if told else {},
+            ndcg={name: mean_interval(values) for name, values in aftermath.ndcg.items()} if told else {},
+            against={peer: aftermath.against(peer) for peer in PEERS} if told else {},
         )
 
 
@@ -122,7 +124,7 @@ class Health:
         for age in self.ages:
             if age.days is not None:
                 metrics[f"age_days/{age.what.replace(' ', '_')}"] = age.days
-        if self.follow_up:
+        if self.follow_up and self.follow_up.users is not None:
             metrics["served/users"] = self.follow_up.users
             for name, values in (("hr_at_10", self.follow_up.hit_rate), ("ndcg_at_10", self.follow_up.ndcg)):
                 metrics |= {f"served/{model}/{name}": interval.value for model, interval in values.items()}
@@ -132,13 +134,18 @@ class Health:
         if self.drift:
             metrics |= {f"psi/{field.field.replace(' ', '_')}": field.psi for field in self.drift.fields}
             for name in ("new_users", "new_user_events", "new_items", "new_item_events", "events_a_day"):
-                metrics[f"drift/{name}"] = getattr(self.drift, name)
+                if (value := getattr(self.drift, name)) is not None:
+                    metrics[f"drift/{name}"] = value
         return metrics
 
     def to_json(self) -> str:
         """Canonical JSON, with the alarms spelt out."""
         whole = {**asdict(self), "alarms": [asdict(alarm) for alarm in self.alarms], "sentence": self.sentence}
         return json.dumps(whole, sort_keys=True, indent=1, allow_nan=False)
+
+
+def _counted(users: int) -> int | None:
+    return users if users >= FEWEST else None
 
 
 def _listed(drift: Drift) -> str:

@@ -6,6 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from recsys import wording
 from recsys.health import Health
+from recsys.small_cells import told
 from recsys.statistics import Interval
 from recsys.story import Estimate
 
@@ -23,6 +24,7 @@ def render(health: Health) -> str:
         "percent": wording.percent,
         "decimal": wording.decimal,
         "count": wording.count,
+        "users": told,
         "moment": wording.moment,
         "title": wording.plain,
         "sentence": lambda text: wording.plain(text, 600),

@@ -13,6 +13,7 @@ from typing import Self
 
 from recsys.artifact import Card
 from recsys.dataset import Build
+from recsys.small_cells import FEW, WITHHELD
 from recsys.story import ModelRow
 from recsys.verdict import Criterion, Verdict
 from recsys.wording import (
@@ -188,11 +189,17 @@ def _table(models: tuple[ModelRow, ...]) -> Iterator[str]:
 def _slices(verdict: Verdict) -> Iterator[str]:
     """The largest losses first. Nothing where the gate did not come to them."""
     slices = [row for row in verdict.criteria if row.name.startswith("slice_")]
-    losses = sorted((row for row in slices if row.value < 0), key=lambda row: row.value)
+    losses = sorted(
+        (row for row in slices if row.value is not None and row.value < 0), key=lambda row: row.value or 0.0
+    )
     if slices:
         yield from ("", "### Groups of users", "")
         told = [f"- {_shown(row.sentence, _ROW)}" for row in losses[:_SLICES]]
-        yield from told or ["No group does worse than with the model it was compared with."]
+        hidden = [row.name for row in slices if row.value is None]
+        which = "other group" if hidden else "group"
+        yield from told or [f"No {which} does worse than with the model it was compared with."]
+        if hidden:
+            yield from ("", f"{WITHHELD.capitalize()}, or they would tell of {FEW}: {', '.join(hidden)}.")
 
 
 def _gate(verdict: Verdict) -> Iterator[str]:

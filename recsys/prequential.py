@@ -17,6 +17,7 @@ from recsys.config import MonitorConfig
 from recsys.event_log import EventLog
 from recsys.metrics import Hits, hit, ndcg
 from recsys.recommender import History, Recommender
+from recsys.small_cells import FEW, FEWEST
 from recsys.split import DAY
 from recsys.statistics import CONFIDENCE, RESAMPLES, Interval, paired_ratio, resampled_means
 
@@ -184,10 +185,11 @@ def decay_of(now: Aftermath, then: AtGate | None, config: MonitorConfig) -> Deca
     gate are drawn anew apart from each other, each with both models' hits: the bound carries the noise of both samples.
     A neighbour for comparison, because a season in which everybody is harder to please is no fault of the model.
     """
-    if now.users < config.min_users:
+    needed = max(config.min_users, FEWEST)
+    if now.users < needed:
         return Decay(
             False,
-            f"{now.users} of the users served have new events, {config.min_users} are needed: nothing is concluded",
+            f"{now.users if now.users >= FEWEST else FEW.removesuffix(' users')} of the users served have new events, {needed} are needed: nothing is concluded",
         )
     if then is None:
         return Decay(False, "what the gate measured is not in this store: nothing is concluded")
@@ -195,13 +197,13 @@ def decay_of(now: Aftermath, then: AtGate | None, config: MonitorConfig) -> Deca
     if not all(rates):
         return Decay(False, "nobody was hit by one of those to compare with: nothing is concluded")
     change = _change(now, then)
-    told = (
+    found = (
         f"the champion's hit rate over the neighbours' changed by {change.value:+.1%} since the gate "
         f"(95 % bounds {change.low:+.1%} to {change.high:+.1%})"
     )
     if change.high < -config.decay:
-        return Decay(True, f"{told}: a loss of more than {config.decay:.0%} is proven", change)
-    return Decay(False, f"{told}: a loss of more than {config.decay:.0%} is not proven", change)
+        return Decay(True, f"{found}: a loss of more than {config.decay:.0%} is proven", change)
+    return Decay(False, f"{found}: a loss of more than {config.decay:.0%} is not proven", change)
 
 
 def _change(now: Aftermath, then: AtGate) -> Interval:

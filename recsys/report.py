@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from recsys import pedigree, pictures, wording
 from recsys.canvas import Picture
+from recsys.small_cells import FEW, FEWEST, WITHHELD
 from recsys.story import LineageNode, ModelRow, Story
 from recsys.wording import present
 
@@ -297,5 +298,8 @@ def _environment() -> Environment:
         "MOST_FILES": MOST_FILES,
         "MOST_EXAMPLES": MOST_EXAMPLES,
         "MOST_TITLES": MOST_TITLES,
+        "WITHHELD": WITHHELD,
+        "FEW": FEW,
+        "FEWEST": FEWEST,
     }
     return environment

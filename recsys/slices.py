@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.small_cells import withheld
 from recsys.statistics import Interval, holm, p_of_loss, paired_ratio
 
 SLICES = ("cold", "short", "long", "heavy", "tail")
 MIN_USERS = 30
-"""A group with fewer users is shown and not tested: a handful of users proves nothing."""
+"""A group with fewer users is not tested: a handful of users proves nothing. With far fewer it is not shown either."""
 _ALPHA = 0.05  # of the whole family
 
 
@@ -19,6 +20,7 @@ class Slice:
     name: str
     title: str
     members: np.ndarray  # (C,) bool
+    kind: str = ""  # slices of one kind are parts of all users; who is in none of them is the rest
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class SliceTest:
     users: int
     change: Interval  # relative, of the mean
     tested: bool
+    withheld: bool  # its figures are not shown: they tell about single users, or what others hide
     worse: bool  # proven to have lost more than allowed, the family of slices taken together
 
 
@@ -48,7 +51,21 @@ def slices_of(history_lengths: np.ndarray, tail_share: np.ndarray) -> list[Slice
         (f"heavy users (history of at least {third})", history_lengths >= third),
         ("users who want the tail of the catalog", tail_share > 0.5),
     ]
-    return [Slice(name, title, members) for name, (title, members) in zip(SLICES, groups, strict=True)]
+    return [
+        Slice(name, title, members, "tail" if name == "tail" else "history")
+        for name, (title, members) in zip(SLICES, groups, strict=True)
+    ]
+
+
+def untold(slices: list[Slice]) -> list[bool]:
+    """Which slices' figures may not be shown, each kind taken for itself, with the rest that is in no slice of it."""
+    hidden: dict[str, bool] = {}
+    for kind in {part.kind for part in slices}:
+        parts = [part for part in slices if part.kind == kind]
+        rest = ~np.any([part.members for part in parts], axis=0)
+        sizes = [int(members.sum()) for members in (*(part.members for part in parts), rest)]
+        hidden |= {part.name: bool(flag) for part, flag in zip(parts, withheld(sizes), strict=False)}
+    return [hidden[part.name] for part in slices]
 
 
 def compare(slices: list[Slice], a: np.ndarray, b: np.ndarray, loss: float) -> list[SliceTest]:
@@ -63,7 +80,8 @@ def compare(slices: list[Slice], a: np.ndarray, b: np.ndarray, loss: float) -> l
             users=size,
             change=paired_ratio(a[part.members], b[part.members]),
             tested=enough,
+            withheld=hidden,
             worse=enough and bool(next(adjusted) <= _ALPHA),
         )
-        for part, size, enough in zip(slices, sizes, tested, strict=True)
+        for part, size, enough, hidden in zip(slices, sizes, tested, untold(slices), strict=True)
     ]

@@ -54,7 +54,7 @@ class ModelRow:
     p50_ms: float | None = None
     p99_ms: float | None = None
     unseen: Estimate = Estimate(None)  # HR@10 on targets without training events
-    unseen_users: int = 0  # who have one
+    unseen_users: int = 0  # who have one; 0 also where they are too few to be told of
     membership: MembershipRow | None = None  # None: not attacked
 
     def estimate(self, metric: str) -> Estimate:
@@ -141,7 +141,7 @@ class SliceRow:
     """One kind of user or item: the artifact's NDCG@10 against another model's."""
 
     name: str
-    users: int
+    users: int | None  # None where its figures are withheld
     against: str
     change: Estimate
     outcome: Outcome
@@ -161,7 +161,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class Pick:
-    """One recommended item; `taken` when the user really took it in the test window."""
+    """One recommended item; `taken` when many of the users really took it in the test window."""
 
     title: str
     taken: bool
@@ -170,17 +170,12 @@ class Pick:
 
 @dataclass(frozen=True)
 class Example:
-    """One test user, by titles alone: what they had done, then took, and would have been shown."""
+    """Test users who share a history, by titles alone: what they have all done, what many took then, what is shown for it."""
 
-    history: tuple[str, ...]  # oldest first
+    history: tuple[str, ...]
     taken: tuple[str, ...]
     artifact: tuple[Pick, ...]
-    teacher: tuple[Pick, ...]
-
-    @property
-    def disagreed(self) -> bool:
-        """Whether artifact and teacher put another item first."""
-        return bool(self.artifact and self.teacher) and self.artifact[0].title != self.teacher[0].title
+    teacher: tuple[Pick, ...] = ()  # in stories of before, which were of single users
 
 
 @dataclass(frozen=True)

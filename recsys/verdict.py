@@ -18,7 +18,7 @@ class Criterion:
 
     name: str
     kind: Kind
-    value: float
+    value: float | None  # None where it is withheld: so few users tell about single ones
     threshold: float
     low: float | None  # one-sided 95 % bounds, None where nothing is estimated
     high: float | None
@@ -27,7 +27,7 @@ class Criterion:
     sentence: str
 
     @classmethod
-    def fact(cls, name: str, value: float, threshold: float, passed: bool, sentence: str) -> Self:
+    def fact(cls, name: str, value: float | None, threshold: float, passed: bool, sentence: str) -> Self:
         """A guard on a number that is measured, not estimated."""
         return cls(name, "guard", value, threshold, None, None, "pass" if passed else "fail", passed, sentence)
 

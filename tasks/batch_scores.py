@@ -23,6 +23,7 @@ from recsys import wording
 from recsys.errors import HomeError
 from recsys.event_union import Engine
 from recsys.score_change import ScoreChange, score_change
+from recsys.small_cells import FEW, FEWEST, told, withheld
 from tasks.adapters import disk
 from tasks.adapters.execution import Workers
 from tasks.adapters.settings import Settings
@@ -57,12 +58,25 @@ class BatchScores(BaseModel):
     @property
     def sentence(self) -> str:
         """For people."""
-        said = f"version {self.version} scored {self.users:,} users as of {wording.moment(self.as_of)}"
+        said = f"version {self.version} scored {told(self.users)} as of {wording.moment(self.as_of)}"
         if self.share_changed is None:
             return f"{said}; there was nothing before to compare with"
+        if self.common_users < FEWEST:
+            return f"{said}; {FEW} were scored before too"
         return (
             f"{said}; {wording.percent(self.share_changed)} of {self.common_users:,} lists changed since {self.before}"
         )
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What may be told to whoever asks: no number of so few users that it tells about single ones."""
+        numbers: dict[str, float] = {"rows": self.rows} if self.users >= FEWEST else {}
+        few = withheld([self.users - self.by_popularity, self.by_popularity])
+        numbers |= {"users": self.users} if self.users >= FEWEST else {}
+        numbers |= {"by_popularity": self.by_popularity} if not few[1] or not self.by_popularity else {}
+        if self.share_changed is not None and self.overlap is not None and self.common_users >= FEWEST:
+            numbers |= {"share_changed": self.share_changed, "overlap": self.overlap}
+        return numbers
 
 
 class Published(BaseModel):

@@ -17,6 +17,7 @@ from recsys.neighbourhood import Opinion
 from recsys.recommender import Recommender
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer
+from recsys.small_cells import FEWEST
 from recsys.student import Student
 from recsys.teachers import load_teacher
 from tasks import computing
@@ -77,7 +78,7 @@ def evaluate_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef) -> 
 
 def _record(at: Step, reports: Mapping[str, ModelReport]) -> None:
     for name, report in reports.items():
-        metrics = {f"{name}/ndcg_at_10": report.mean("ndcg_at_10")}
+        metrics = {f"{name}/ndcg_at_10": report.mean("ndcg_at_10")} if len(report.users) >= FEWEST else {}
         if report.membership:
             metrics[f"{name}/membership_auc"] = report.membership.auc.value
             metrics[f"{name}/membership_advantage"] = report.membership.advantage.value

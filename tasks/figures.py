@@ -6,6 +6,7 @@ import numpy as np
 
 from recsys.evaluate import ModelReport
 from recsys.membership import Membership
+from recsys.small_cells import FEWEST, withheld
 from recsys.statistics import mean_interval
 from recsys.story import Estimate, MembershipRow, ModelRow, Role
 from tasks.adapters.store import Store
@@ -19,7 +20,9 @@ def figures(store: Store, role: str, digest: str, report: ModelReport) -> ModelR
     values = dict(report.metrics)
     if report.cross_entropy is not None:
         values["cross_entropy"] = report.cross_entropy  # nats
-    unseen = report.unseen_hit_at_10[np.isfinite(report.unseen_hit_at_10)]
+    users = np.isfinite(report.unseen_hit_at_10)
+    told = not withheld([int(users.sum()), int((~users).sum())])[0]
+    unseen = report.unseen_hit_at_10[users & told]
     return ModelRow(
         name=role.replace("_", "-"),
         role=ROLES.get(role, "baseline"),
@@ -29,7 +32,7 @@ def figures(store: Store, role: str, digest: str, report: ModelReport) -> ModelR
         bytes=report.bytes or None,
         p50_ms=taken.get("p50_ms"),
         p99_ms=taken.get("p99_ms"),
-        unseen=_estimate(unseen) if len(unseen) else Estimate(None),
+        unseen=_estimate(unseen),
         unseen_users=len(unseen),
         membership=_membership(report.membership) if report.membership else None,
     )
@@ -44,8 +47,8 @@ def _membership(found: Membership) -> MembershipRow:
 
 
 def _estimate(values: np.ndarray) -> Estimate:
-    """Absent where a value is not finite: the gate has refused the model, and the report says so."""
-    if not np.isfinite(values).all():
+    """Absent where a value is not finite: the gate has refused the model, and the report says so. Or of too few users."""
+    if len(values) < FEWEST or not np.isfinite(values).all():
         return Estimate(None)
     interval = mean_interval(values)
     return Estimate(interval.value, interval.low, interval.high)

@@ -140,7 +140,7 @@ def _sweep_registry(workshop: Workshop, chain: Chain) -> None:
 
 
 def _sweep_pages(workshop: Workshop, broom: Broom) -> None:
-    """Reports show the histories of some users, here and with their runs in MLflow."""
+    """Reports of earlier versions showed the histories of some users, here and with their runs in MLflow."""
     for page in sorted((workshop.settings.home / "reports").glob("[0-9]*")):
         broom.take("reports", page)
     workshop.tracking.erase_from_nights("report")

@@ -13,7 +13,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_item_ids
 from tasks.refs import ArtifactRef, ReportRef, ReportsRef, Standing, TeacherReportsRef, VerdictRef
 
-VERSION = 3
+VERSION = 4
 
 
 @task(name="judge", **TASK_OPTIONS)

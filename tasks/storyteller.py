@@ -4,15 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from recsys.dataset import Dataset
 from recsys.evaluate import ModelReport
 from recsys.events import Validation
 from recsys.explanation import explain
 from recsys.gate import Verdict
-from recsys.recommender import History
 from recsys.runtime import Runtime
+from recsys.shared_histories import shared_histories
 from recsys.slices import slices_of
 from recsys.story import (
     CriterionRow,
@@ -90,7 +88,7 @@ def story_of(
         steps=tuple(_steps(at)),
         currency=at.night.config.cost.currency,
         cost_since_promotion=cost_since_promotion(at),
-        examples=tuple(examples_of(open_dataset(at.store, dataset), opened, served)),
+        examples=tuple(examples_of(open_dataset(at.store, dataset), served)),
         data=_data(at, accepted, dataset),
         lineage=tuple(_lineage(at, artifact)),
     )
@@ -185,7 +183,7 @@ def _slices(verdict: Verdict, reports: Mapping[str, ModelReport]) -> Iterator[Sl
         if row is not None:
             yield SliceRow(
                 name=part.title,
-                users=int(part.members.sum()),
+                users=None if row.value is None else int(part.members.sum()),
                 against=against,
                 change=Estimate(row.value, row.low, row.high),
                 outcome=row.outcome,
@@ -206,33 +204,22 @@ def _steps(at: Step) -> Iterator[StepRow]:
             )
 
 
-def examples_of(dataset: Dataset, reports: Mapping[str, ModelReport], served: Runtime) -> Iterator[Example]:
-    """Test users for whom the artifact got something right, evenly spaced; else any. `served` gives its reasons."""
-    cases = dataset.test_cases()
-    artifact, teacher = reports["artifact"], reports["teacher"]
-    right = np.flatnonzero(artifact.metrics["hr_at_10"] > 0)
-    pool = right if len(right) >= EXAMPLES else np.arange(len(cases))
-    for user in pool[np.linspace(0, len(pool) - 1, min(EXAMPLES, len(pool))).astype(int)]:
-        taken = {int(code) for code in cases.targets[user]}
+def examples_of(dataset: Dataset, served: Runtime) -> Iterator[Example]:
+    """What `served` recommends for histories that many test users share, with its reasons; no single user's is shown."""
+    for shared in shared_histories(dataset.test_cases(), EXAMPLES):
+        taken = set(shared.taken.tolist())
         yield Example(
-            history=tuple(_title(dataset, code) for code in cases.histories[user][-SHOWN:]),
-            taken=tuple(_title(dataset, code) for code in sorted(taken)[:SHOWN]),
-            artifact=tuple(_picks(dataset, artifact.top[user], taken, _causes(served, cases.histories[user]))),
-            teacher=tuple(_picks(dataset, teacher.top[user], taken, {})),
+            history=tuple(_title(dataset, code) for code in shared.items),
+            taken=tuple(_title(dataset, code) for code in shared.taken[:SHOWN]),
+            artifact=tuple(
+                Pick(
+                    _title(dataset, item.code),
+                    taken=item.code in taken,
+                    because=_title(dataset, item.reasons[0].code) if item.reasons else "",
+                )
+                for item in explain(served, shared.items, SHOWN, reasons=1)
+            ),
         )
-
-
-def _picks(dataset: Dataset, codes: np.ndarray, taken: set[int], causes: Mapping[int, int]) -> Iterator[Pick]:
-    for code in codes[:SHOWN]:
-        if code:
-            because = _title(dataset, causes[int(code)]) if int(code) in causes else ""
-            yield Pick(_title(dataset, code), int(code) in taken, because)
-
-
-def _causes(runtime: Runtime, history: History) -> dict[int, int]:
-    """The item of the strongest reason, by recommended item."""
-    explained = explain(runtime, history, SHOWN, reasons=1)
-    return {item.code: item.reasons[0].code for item in explained if item.reasons}
 
 
 def _title(dataset: Dataset, code: int) -> str:

@@ -6,6 +6,7 @@ from prefect.logging import get_run_logger
 
 from recsys import wording
 from recsys.errors import RegistryError
+from recsys.small_cells import told
 from tasks.adapters.registry import STUDENT
 from tasks.batch_scores import BatchScores, Published
 from tasks.night import TASK_OPTIONS
@@ -19,13 +20,10 @@ def tell_scores(published: Published) -> BatchScores:
     rows = [{"what": name, "value": value} for name, value in in_words(scores)]
     create_table_artifact(rows, key="scores", description=scores.sentence)
     get_run_logger().info("%s", scores.sentence)
-    metrics = {"users": scores.users, "by_popularity": scores.by_popularity, "rows": scores.rows}
-    changes = {"share_changed": scores.share_changed, "overlap": scores.overlap}
-    measured = metrics | {name: value for name, value in changes.items() if value is not None}
     try:
         run_id = workshop.registry.version(STUDENT, scores.version).run_id
         if run_id:
-            named = {f"scores/{name}": float(value) for name, value in measured.items()}
+            named = {f"scores/{name}": float(value) for name, value in scores.counts.items()}
             workshop.tracking.log_metrics(run_id, named, step=scores.as_of)
     except RegistryError as error:  # the run was deleted: the scores are there all the same
         get_run_logger().warning("%s", f"MLflow has no run to note the scores with: {error}")
@@ -34,13 +32,15 @@ def tell_scores(published: Published) -> BatchScores:
 
 def in_words(scores: BatchScores) -> list[tuple[str, str]]:
     """Line by line."""
+    counts = scores.counts
+    by_popularity = wording.count(counts["by_popularity"]) if "by_popularity" in counts else "some"
     return [
         ("Folder", scores.name),
         ("Version", str(scores.version)),
         ("As of", wording.moment(scores.as_of)),
-        ("Users", f"{scores.users:,}, {scores.by_popularity:,} of them by popularity"),
-        ("Rows", f"{scores.rows:,}, up to {scores.k} items a user"),
+        ("Users", f"{told(scores.users)}, {by_popularity} of them by popularity"),
+        ("Rows", f"{wording.count(counts.get('rows'))}, up to {scores.k} items a user"),
         ("Compared with", scores.before or wording.ABSENT),
-        ("Lists that changed", wording.percent(scores.share_changed)),
-        ("Mean overlap", wording.percent(scores.overlap)),
+        ("Lists that changed", wording.percent(counts.get("share_changed"))),
+        ("Mean overlap", wording.percent(counts.get("overlap"))),
     ]

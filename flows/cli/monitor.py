@@ -14,7 +14,7 @@ from flows.cli.early import made_ready
 from flows.cli.home import HomeOption, open_home
 from flows.cli.progress import shown
 from flows.cli.tables import plain_table
-from recsys import wording
+from recsys import small_cells, wording
 from recsys.resolve import resolve_monitor
 from tasks.adapters.shop import parse_columns
 
@@ -77,7 +77,8 @@ def told(seen: dict[str, Any]) -> RenderableType:
 
 
 def _served(follow: dict[str, Any]) -> Table:
-    title = f"Version {follow['version']}, as of {wording.moment(follow['as_of'])}: {follow['users']:,} users came back"
+    back = small_cells.told(follow["users"])
+    title = f"Version {follow['version']}, as of {wording.moment(follow['as_of'])}: {back} came back"
     table = plain_table(title, ["List"], ["HR@10", "NDCG@10", "Champion against it"])
     for name, rate in follow["hit_rate"].items():
         against = follow["against"].get(name)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from recsys.errors import DataError
 from recsys.events import ACCEPTED, Validation
 from recsys.fields import MAX_ID_LENGTH
+from recsys.small_cells import FEW, FEWEST
 
 Severity = Literal["stop", "warn"]
 
@@ -250,6 +251,7 @@ def validation_report(validation: Validation, expectations: Expectations, quaran
     rows = next(refused.iter_batches(_MOST_SHOWN), None)
     return page.render(
         validation=validation,
+        users=FEW if validation.users < FEWEST else f"{validation.users:,}",
         expectations=expectations,
         oldest=_day(validation.oldest),
         newest=_day(validation.newest),

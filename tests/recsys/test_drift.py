@@ -58,6 +58,22 @@ def looked_at(seed=0, **changed):
     return drift_of(log_of(*(np.concatenate(pair) for pair in parts)), TRAINED, 14, 0.25)
 
 
+def test_shares_of_a_few_users_are_not_told_nor_is_the_next_smallest():
+    rng = np.random.default_rng(0)
+    parts = [shop(rng, -84, 84), shop(rng, 0, 14)]
+    night = np.full(3, TRAINED + DAY + 3600)  # three users at one in the morning, and newcomers
+    parts.append((np.array([900, 901, 902]), np.zeros(3, int), night, np.full(3, KINDS[0])))
+    drift = drift_of(log_of(*(np.concatenate(each) for each in zip(*parts, strict=True))), TRAINED, 14, 0.25)
+    hour = next(field for field in drift.fields if field.field == "hour")
+    told = dict(zip(hour.bins, hour.new, strict=True))
+    assert told["00-03"] is None
+    assert told["03-06"] == 0.0, "nobody's share tells of nobody"
+    assert sum(share is None for share in hour.new) == 2, "one more, or the others would tell it"
+    assert None not in hour.reference
+    assert (drift.new_users, drift.new_user_events) == (None, None)
+    assert hour.psi > 0, "what is computed is computed of all"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_same_shop_does_not_drift(seed):
     drift = looked_at(seed)

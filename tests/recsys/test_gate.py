@@ -257,7 +257,8 @@ def test_too_few_users_hold_whatever_the_numbers_say(users):
     for ndcg in (QUALITY[:users], 0 * QUALITY[:users]):
         verdict = judge(evidence(ndcg), GATE, LIMITS)
         assert verdict.decision == "HOLD"
-        assert f"{users} test users, at least 100 asked" in verdict.sentence
+        who = f"{users} test users" if users >= 10 else "fewer than 10 users"
+        assert f"{who}, at least 100 asked" in verdict.sentence
         assert "Wait for more days, or widen data.test_days" in verdict.advice
 
 

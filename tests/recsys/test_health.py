@@ -16,7 +16,10 @@ from recsys.statistics import Interval
 
 NOW = 1_700_000_000
 CONFIG = MonitorConfig(max_age_days=3)
-HITS = {"champion": np.array([1.0, 0, 1]), "most_popular": np.array([0.0, 0, 1]), "neighbours": np.array([1.0, 0, 0])}
+HITS = {
+    name: np.tile(hits, 4)
+    for name, hits in {"champion": [1.0, 0, 1], "most_popular": [0.0, 0, 1], "neighbours": [1.0, 0, 0]}.items()
+}
 HOUR = FieldDrift("hour", 0.4, 0.05, True, ("00-12", "12-24"), (0.5, 0.5), (0.2, 0.8))
 DRIFT = Drift(
     NOW - 7 * DAY, NOW, 900, (HOUR, replace(HOUR, field="event", drifted=False)), 0.25, 0.1, 0.0, 0.0, 128, 120
@@ -25,7 +28,7 @@ FINE = Health(
     shop="events.parquet",
     now=NOW,
     champion=4,
-    follow_up=FollowUp.of(Aftermath(4, NOW - 7 * DAY, NOW, 9, 1, HITS, HITS)),
+    follow_up=FollowUp.of(Aftermath(4, NOW - 7 * DAY, NOW, 90, 1, HITS, HITS)),
     decay=Decay(False, "no loss of more than 20% is proven", Interval(0.0, -0.1, 0.1)),
     decay_advice="Roll back.",
     drift=replace(DRIFT, fields=(replace(HOUR, drifted=False),)),
@@ -77,7 +80,7 @@ def test_json_and_metrics_are_plain_numbers():
     value = json.loads(ILL.to_json())
     assert [alarm["kind"] for alarm in value["alarms"]] == ["decayed", "missed", "stale", "drifted"]
     assert value["follow_up"]["hit_rate"]["champion"]["value"] == pytest.approx(2 / 3)
-    assert value["follow_up"]["users"] == 3
+    assert value["follow_up"]["users"] == 12
     metrics = ILL.metrics()
     assert metrics["served/champion/hr_at_10"] == pytest.approx(2 / 3)
     assert metrics["psi/hour"] == 0.4
@@ -98,6 +101,17 @@ def test_the_page_tells_everything_and_escapes_it():
     for words in ("66.7", "neighbours", "25.0", "stale", "drifted", ["20.0\xa0", " → 80.0\xa0", ""][0]):
         assert words in page
     assert render(ILL) == render(ILL)
+
+
+def test_rates_of_a_few_users_are_nowhere():
+    hits = {name: values[:9] for name, values in HITS.items()}
+    seen = replace(FINE, follow_up=FollowUp.of(Aftermath(4, NOW - 7 * DAY, NOW, 90, 1, hits, hits)))
+    assert not [name for name in seen.metrics() if name.startswith("served/")]
+    page, told = render(seen), json.loads(seen.to_json())["follow_up"]
+    assert (told["users"], told["unserved"], told["hit_rate"], told["against"]) == (None, None, {}, {})
+    assert "66.7" not in page
+    assert "fewer than 10 users of them came back" in page
+    assert "Fewer than 10 users with events had been served nothing" in page
 
 
 def test_a_page_without_parts():

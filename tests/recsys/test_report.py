@@ -111,7 +111,7 @@ PROMOTE = Story(
     currency="EUR",
     cost_since_promotion=0.0132,
     examples=(
-        Example(("Candle", "Bunting"), ("Lunch bag", "Cup"), (Pick("Lunch bag", True),), (Pick("Teapot", False),)),
+        Example(("Candle", "Bunting"), ("Lunch bag", "Cup"), (Pick("Lunch bag", True),)),
     ),
     data=DataFlow(
         files=(FileRow("dec.parquet", 1_000, 990, 10, {"no user": 7, "time in the future": 3}),),
@@ -205,7 +205,7 @@ def test_equal_stories_give_equal_pages(pages):
         "2 steps in 3 min 49 s; 1 found in the store and reused. "
         "The night cost 0.0044 EUR; this champion cost 0.013 EUR.",
         "distil 3 min 49 s 6 min 40 s 0.0044 EUR",
-        "Candle → Bunting",
+        "Candle , Bunting",
         "Lunch bag ✓",
         "NDCG@1 0.1000 0.0900 to 0.1100",
     ],
@@ -297,7 +297,7 @@ def hostile():
         grid=tuple(replace(PROMOTE.grid[0], reason=text) for text in bad),
         trials=tuple(replace(PROMOTE.trials[0], state=text) for text in bad),
         steps=tuple(StepRow(text, 1.0, False) for text in bad),
-        examples=(Example(bad, bad, tuple(Pick(t, True, t) for t in bad), (Pick("\x00\u202e", False),)),),
+        examples=(Example(bad, bad, (*(Pick(t, True, t) for t in bad), Pick("\x00\u202e", False))),),
         data=replace(PROMOTE.data, files=tuple(FileRow(t, 1, 0, 1, {t: 1}) for t in bad), notes=bad),
         lineage=tuple(LineageNode(text, text, bad) for text in bad),
     )
@@ -338,17 +338,16 @@ def test_numbers_that_are_not_finite_are_dashes():
     assert "–" in text
 
 
-def test_an_example_says_why_and_where_teacher_and_artifact_disagree():
+def test_an_example_says_why_and_that_no_single_user_is_shown():
     picks = (Pick("Lunch bag", True, "Candle"), Pick("Cup", False))
-    agreed = Example(("Candle",), ("Cup",), picks, (Pick("Lunch bag", True),))
-    disputed = replace(agreed, teacher=(Pick("Teapot", False), Pick("Lunch bag", True)))
-    bare = (replace(disputed, teacher=()), replace(disputed, artifact=()))
-    text = " ".join(Page(render(replace(PROMOTE, examples=(agreed, disputed, *bare)))).text.split())
-    assert text.count("because of Candle") == 3, "the fourth has no list of the artifact's"
+    nothing = Example(("Candle",), (), picks)
+    text = " ".join(
+        Page(render(replace(PROMOTE, examples=(Example(("Candle",), ("Cup",), picks), nothing)))).text.split()
+    )
+    assert text.count("because of Candle") == 2
     assert "Because of: the event of the history without which" in text
-    assert re.findall("Teacher and artifact disagree: [^.]*", text) == [
-        "Teacher and artifact disagree: the teacher puts Teapot first, the artifact Lunch bag "
-    ]
+    assert "Histories that at least 10 test users share" in text
+    assert text.count("Nothing that 10 of them took.") == 1
 
 
 def test_an_example_of_before_reasons_were_kept_is_shown_without(pages):
@@ -358,12 +357,12 @@ def test_an_example_of_before_reasons_were_kept_is_shown_without(pages):
 def test_long_lists_are_cut_and_say_so():
     files = tuple(FileRow(f"day-{i:03d}.csv", 1, 1, 0, {}) for i in range(100))
     titles = tuple(f"item {i}" for i in range(25))
-    example = Example(titles, titles, tuple(Pick(t, False) for t in titles), ())
+    example = Example(titles, titles, tuple(Pick(t, False) for t in titles))
     text = Page(render(replace(PROMOTE, data=replace(PROMOTE.data, files=files), examples=(example,)))).text
     assert "The last 30 of 100 files." in text
     assert "day-099.csv" in text
     assert "day-069.csv" not in text
-    assert re.search(r"… 15 earlier, then\s+item 15", text)
+    assert re.search(r"15 more, and\s+item 15", text)
     assert "and 15 more" in text
 
 
