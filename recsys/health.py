@@ -11,6 +11,7 @@ from recsys.prequential import PEERS, Aftermath, Decay
 from recsys.small_cells import FEWEST
 from recsys.split import DAY
 from recsys.statistics import Interval, mean_interval
+from recsys.wording import many
 
 Kind = Literal["decayed", "drifted", "stale", "missed"]
 
@@ -100,7 +101,7 @@ class Health:
         if self.decay.decayed:
             found.append(Alarm("decayed", self.decay.sentence, self.decay_advice))
         if self.missed:
-            nights = "1 night" if len(self.missed) == 1 else f"{len(self.missed)} nights"
+            nights = many(len(self.missed), "night")
             advice = "Look at the failed runs in Prefect; recsys doctor says whether the schedule is alive."
             found.append(Alarm("missed", f"{nights} should have ended well and did not", advice))
         if stale := [age.sentence for age in self.ages if age.stale]:

@@ -21,6 +21,7 @@ from recsys.wording import (
     count,
     decimal,
     literal_in_registry,
+    many,
     milliseconds,
     moment,
     percent,
@@ -96,18 +97,16 @@ class TeacherFacts:
         """From teacher.json and about.json beside a teacher."""
         described, about = (json.loads((folder / name).read_text("utf-8")) for name in ("teacher.json", "about.json"))
         if described["kind"] == "ensemble":
-            members = [
-                f"{_several(len(each['heads']), 'block')}, width {each['width']}" for each in described["shapes"]
-            ]
+            members = [f"{many(len(each['heads']), 'block')}, width {each['width']}" for each in described["shapes"]]
             words = f"the mean of {len(members)} transformer decoders ({'; '.join(members)})"
         elif described["kind"] == "language_model":
             shape = described["shape"]
             backbone = literal_in_registry(plain(Path(shape["backbone"]).name))
-            words = f"{_several(shape['layers'], 'layer')} of the language model {backbone}, with LoRA of rank"
+            words = f"{many(shape['layers'], 'layer')} of the language model {backbone}, with LoRA of rank"
             words = f"{words} {shape['lora_rank']} and a head of width {shape['head_width']}"
         else:
             shape = described["shape"]
-            words = f"a transformer decoder of {_several(len(shape['heads']), 'block')}, width {shape['width']}"
+            words = f"a transformer decoder of {many(len(shape['heads']), 'block')}, width {shape['width']}"
         weight = about.get("neighbours_weight", 0.0)
         return cls(words, about["items"], about["length"], about["as_of"], weight)
 
@@ -116,7 +115,7 @@ def student_card(judged: Judged, card: Card, student: StudentFacts, teacher: Tea
     """The card of an artifact: `card` is what it says of itself."""
     row = judged.models[0]
     parts = [
-        f"A transformer decoder of {_several(card.blocks, 'block')}, width {card.width}, item table of {card.bits} bits, "
+        f"A transformer decoder of {many(card.blocks, 'block')}, width {card.width}, item table of {card.bits} bits, "
         f"in one ONNX graph of {size(row.bytes)}. It reads the newest {card.length} items of a history and ranks "
         f"{count(card.items)} items in {milliseconds(row.p99_ms)} (99 % of requests)."
     ]
@@ -129,7 +128,7 @@ def student_card(judged: Judged, card: Card, student: StudentFacts, teacher: Tea
     parts.append(f"Items of a history {again}.")
     learnt = f"soft labels ({student.k} a position, weight {student.weight:g}) of its teacher, {teacher.architecture}"
     learnt = learnt if student.weight else "events alone: without a teacher's labels it did best"
-    parts.append(f"Best of {_several(student.trials, 'trial')}; learnt from {learnt}.")
+    parts.append(f"Best of {many(student.trials, 'trial')}; learnt from {learnt}.")
     return _written(judged, " ".join(parts), _FOR_USERS, [*_limits(judged), *_first(judged)], _BACK_USERS)
 
 
@@ -167,7 +166,7 @@ def _data(judged: Judged) -> str:
     split = "tested on the last event of each user"
     if build.test_start is not None:
         days = (build.as_of - build.test_start) / _DAY
-        split = f"tested on what came in the last {days:.0f} days, from {moment(build.test_start)}"
+        split = f"tested on what came in the last {many(round(days), 'day')}, from {moment(build.test_start)}"
     return (
         f"{shop}{count(build.kept)} events (of {count(build.accepted)} accepted) of {count(build.users)} users and "
         f"{count(build.items)} items, before {moment(build.as_of)}; {split}, by {count(build.test_users)} users, "
@@ -252,10 +251,6 @@ def _first(judged: Judged) -> Iterator[str]:
 
 def _outcome(row: Criterion) -> str:
     return "failed" if row.outcome == "fail" else "is unproven"
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _shown(text: str, most: int = 80) -> str:

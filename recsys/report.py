@@ -121,7 +121,7 @@ def _gate_lead(story: Story) -> str:
     passed = sum(row.outcome == "pass" for row in rows)
     open_ones = [f"{wording.plain(row.name, 60)} ({row.outcome})" for row in rows if row.outcome != "pass"]
     rest = f" Not passed: {'; '.join(open_ones)}." if open_ones else ""
-    return f"{passed} of {_many(len(rows), 'criterion', 'criteria')} passed.{rest}"
+    return f"{passed} of {wording.many(len(rows), 'criterion', 'criteria')} passed.{rest}"
 
 
 def _learning_lead(story: Story) -> str:
@@ -130,12 +130,12 @@ def _learning_lead(story: Story) -> str:
     if best is None:
         return ""
     if alone is None:
-        return f"The best of {_many(len(story.trials), 'trial')} is trial {best.number}."
+        return f"The best of {wording.many(len(story.trials), 'trial')} is trial {best.number}."
     if best is alone:
-        return f"The best of {_many(len(story.trials), 'trial')} is the student without distillation."
+        return f"The best of {wording.many(len(story.trials), 'trial')} is the student without distillation."
     gain = wording.percent(_change(best.validation_ndcg, alone.validation_ndcg), signed=True)
     return (
-        f"Of {_many(len(story.trials), 'trial')} the best reaches an NDCG@10 of "
+        f"Of {wording.many(len(story.trials), 'trial')} the best reaches an NDCG@10 of "
         f"{wording.decimal(best.validation_ndcg)} on the validation users; the student without distillation "
         f"{wording.decimal(alone.validation_ndcg)}. Distillation is worth {gain}.{_knobs_told(story)}"
     )
@@ -147,7 +147,7 @@ def _knobs_told(story: Story) -> str:
         return ""
     several = [f"{KNOBS.get(knob.name, knob.name)} {wording.percent(knob.share, digits=0)}" for knob in story.knobs]
     weighed = sum(trial.state == "complete" and not trial.undistilled for trial in story.trials)
-    return f" What mattered, roughly: {', '.join(several)} (fANOVA over {_many(weighed, 'complete distilled trial')})."
+    return f" What mattered, roughly: {', '.join(several)} (fANOVA over {wording.many(weighed, 'complete distilled trial')})."
 
 
 def _slices_lead(story: Story) -> str:
@@ -157,9 +157,7 @@ def _slices_lead(story: Story) -> str:
     failed = [wording.plain(row.name, 40) for row in story.slices if row.outcome == "fail"]
     limit = wording.percent(story.slice_max_loss, digits=0)
     if not failed:
-        return (
-            f"On none of {_many(len(story.slices), 'slice')} is it proven more than {limit} worse than the {against}."
-        )
+        return f"On none of {wording.many(len(story.slices), 'slice')} is it proven more than {limit} worse than the {against}."
     return f"Proven more than {limit} worse than the {against}: {'; '.join(failed)}."
 
 
@@ -168,7 +166,7 @@ def _unseen_lead(story: Story) -> str:
     if artifact is None or not artifact.unseen_users:
         return ""
     return (
-        f"{_many(artifact.unseen_users, 'test user')} took an item without a training event. The first ten of the whole "
+        f"{wording.many(artifact.unseen_users, 'test user')} took an item without a training event. The first ten of the whole "
         f"catalog hold one for {wording.percent(artifact.unseen.value)} of them; what is known of such items is their text."
     )
 
@@ -182,7 +180,7 @@ def _membership_lead(story: Story) -> str:
         f"Shown an event the artifact learnt from and one it did not, an attacker who knows its answers picks the right "
         f"one {wording.percent(found.auc.value)} of the time; half is guessing. The same attack on neighbours that learnt from "
         f"neither says {wording.percent(found.control.value)}: what that is away from half is of the data. Measured on "
-        f"{_many(found.users, 'user')}; a model with less to tell is not thereby private."
+        f"{wording.many(found.users, 'user')}; a model with less to tell is not thereby private."
     )
 
 
@@ -191,7 +189,7 @@ def _grid_lead(story: Story) -> str:
     if not story.grid:
         return ""
     refused = sum(point.outcome == "refused" for point in story.grid)
-    tried = f"{_many(len(story.grid), 'point')} tried, {refused} refused."
+    tried = f"{wording.many(len(story.grid), 'point')} tried, {refused} refused."
     if chosen is None:
         return f"{tried} None was chosen."
     blocks = f"{wording.percent(chosen.keep_blocks, digits=0)} of the blocks, " if chosen.keep_blocks < 1 else ""
@@ -210,9 +208,9 @@ def _data_lead(story: Story) -> str:
     if flow is None:
         return ""
     return (
-        f"{_many(flow.rows, 'row')} in: {wording.count(flow.accepted)} accepted, {wording.count(flow.quarantined)} "
+        f"{wording.many(flow.rows, 'row')} in: {wording.count(flow.accepted)} accepted, {wording.count(flow.quarantined)} "
         f"quarantined ({wording.percent(_ratio(flow.quarantined, flow.rows))}). Kept for learning and testing: "
-        f"{wording.count(flow.kept)}, of {_many(flow.users, 'user')} and {_many(flow.items, 'item')}."
+        f"{wording.count(flow.kept)}, of {wording.many(flow.users, 'user')} and {wording.many(flow.items, 'item')}."
     )
 
 
@@ -221,7 +219,7 @@ def _steps_lead(story: Story) -> str:
         return ""
     seconds = sum(step.seconds for step in story.steps if present(step.seconds))
     reused = sum(step.reused for step in story.steps)
-    told = f"{_many(len(story.steps), 'step')} in {wording.duration(seconds)}; {reused} found in the store and reused."
+    told = f"{wording.many(len(story.steps), 'step')} in {wording.duration(seconds)}; {reused} found in the store and reused."
     if story.cost is None:
         return told
     told += f" The night cost {wording.money(story.cost, story.currency)}"
@@ -250,10 +248,6 @@ def _factor(factor: float | None, gain: str, loss: str, teacher: str) -> str:
         return f"the teacher’s: {teacher}"
     amount = wording.times(factor if factor >= 1 else 1 / factor)
     return f"{amount} {gain if factor >= 1 else loss} than the teacher’s {teacher}"
-
-
-def _many(number: int, one: str, several: str = "") -> str:
-    return f"{wording.count(number)} {one if number == 1 else several or one + 's'}"
 
 
 def _title(text: str) -> str:

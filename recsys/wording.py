@@ -74,6 +74,12 @@ def count(number: float | None) -> str:
     return f"{round(number):,}".replace("-", _MINUS) if present(number) else ABSENT
 
 
+def many(number: float, one: str, several: str = "") -> str:
+    """1, "day" -> "1 day"; 1234, "day" -> "1,234 days"; `several` where it is not `one` with an s."""
+    said = f"{number:,.0f}" if round(number) == number else f"{number:g}"
+    return f"{said} {one if number == 1 else several or one + 's'}"
+
+
 def size(number: float | None) -> str:
     """Bytes, in decimal units and three digits: 142_300 -> "142 kB"."""
     if not present(number):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recsys.errors import RecsysError
 from recsys.runtime import Runtime
-from recsys.wording import count
+from recsys.wording import many
 from tasks.adapters.manifest import digest_of_folder
 from tasks.adapters.registry import STUDENT, UNFORGOTTEN
 from tasks.adapters.vault import forgotten as forgotten_users
@@ -64,9 +64,11 @@ def forgotten(patient: Patient) -> Finding | None:
     if not users:
         return None
     if version is None or UNFORGOTTEN not in version.tags:
-        return well(f"{count(len(users))} users are forgotten, and the champion never knew them")
+        return well(f"the champion never knew {many(len(users), 'user')}, forgotten since")
     days = (datetime.now(UTC).date() - date.fromisoformat(version.tags[UNFORGOTTEN])).days
-    said = f"version {version.number} has learnt from users who were forgotten {count(days)} days ago, and still serves"
+    said = (
+        f"version {version.number} has learnt from users who were forgotten {many(days, 'day')} ago, and still serves"
+    )
     return (ill if days > _DAYS_TO_FORGET else doubtful)(said, "recsys nightly")
 
 

@@ -32,7 +32,7 @@ def last_night(patient: Patient) -> Finding:
         return doubtful(_NO_NIGHT, "recsys nightly")
     days, most = patient.days_since(ended[0].ended.timestamp()), patient.monitor.max_age_days
     sentence = f"{ended[0].name} ended well {_days(days)} ago: {ended[0].decision}"
-    return well(sentence) if days <= most else _late(patient, f"{sentence}; more than {most:g} days")
+    return well(sentence) if days <= most else _late(patient, f"{sentence}; more than {wording.many(most, 'day')}")
 
 
 def missed(patient: Patient) -> Finding | None:
@@ -44,7 +44,7 @@ def missed(patient: Patient) -> Finding | None:
     if not slots:
         return well("none")
     since = f"{slots[0]:%Y-%m-%d %H:%M} UTC"
-    return ill(f"{len(slots)} scheduled nights since {since} did not end well", "recsys nightly")
+    return ill(f"{wording.many(len(slots), 'scheduled night')} since {since} did not end well", "recsys nightly")
 
 
 def _late(patient: Patient, sentence: str) -> Finding:
@@ -53,4 +53,4 @@ def _late(patient: Patient, sentence: str) -> Finding:
 
 
 def _days(days: float) -> str:
-    return wording.duration(days * 86_400) if days < 2 else f"{days:,.0f} days"
+    return wording.duration(days * 86_400) if days < 2 else wording.many(round(days), "day")

@@ -19,7 +19,7 @@ def command(
     from tasks.back_up import back_up
 
     done = back_up(settings, to, datetime.now(UTC))
-    typer.echo(f"{done.files:,} files, {wording.size(done.bytes)}, in {to}")
+    typer.echo(f"{wording.many(done.files, 'file')}, {wording.size(done.bytes)}, in {to}")
     if done.left_out:
         typer.echo(f"Not in it: {done.left_out}.")
     typer.echo("It holds the user ids and the key of the vault: keep it where only you can read it.")

@@ -24,14 +24,14 @@ def command(
 
     if not yes:
         typer.confirm(
-            f"Forget {_users(len(users))}? All objects of this home but the champion's files are removed, "
+            f"Forget {wording.many(len(users), 'user')}? All objects of this home but the champion's files are removed, "
             "and the next night makes them anew. This cannot be undone",
             abort=True,
         )
     found = forget_users(Workshop.of(settings), users)
     console = Console(highlight=False)
     again = f" ({found.again} of them were forgotten before)" if found.again else ""
-    console.print(f"{_users(found.users)} forgotten{again}; {wording.size(found.bytes)} removed.")
+    console.print(f"{wording.many(found.users, 'user')} forgotten{again}; {wording.size(found.bytes)} removed.")
     if found.night_seconds is not None:
         console.print(f"The next night makes everything anew: about {wording.duration(found.night_seconds)}.")
     if found.champion is not None:
@@ -40,7 +40,3 @@ def command(
             "is promoted: recsys doctor counts the days. No other version from before may serve again."
         )
     console.print("Backups and files outside this home, the shop's events among them, are yours to clear.")
-
-
-def _users(number: int) -> str:
-    return f"{wording.count(number)} user{'s' if number > 1 else ''}"

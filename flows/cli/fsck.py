@@ -23,8 +23,8 @@ def command(
     workshop = Workshop.of(settings)
     scrubbed = read_store(workshop)
     console.print(
-        f"Store: {scrubbed.objects:,} objects in {scrubbed.blobs:,} files, {wording.size(scrubbed.bytes)}; "
-        f"{scrubbed.orphans:,} files of no object, {wording.size(scrubbed.orphan_bytes)}: recsys gc frees them."
+        f"Store: {wording.many(scrubbed.objects, 'object')} in {wording.many(scrubbed.blobs, 'file')}, {wording.size(scrubbed.bytes)}; "
+        f"{wording.many(scrubbed.orphans, 'file')} of no object, {wording.size(scrubbed.orphan_bytes)}: recsys gc frees them."
     )
     left = 0
     for line in check_home(workshop, scrubbed, repair=repair):

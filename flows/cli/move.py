@@ -3,6 +3,7 @@
 import typer
 
 from flows.cli.home import HomeOption, open_home
+from recsys.wording import many
 
 
 def command(home: HomeOption = None) -> None:
@@ -16,11 +17,11 @@ def command(home: HomeOption = None) -> None:
     done = move(settings)
     if done.store:
         typer.echo(
-            f"Store: {done.store.objects:,} objects, {done.store.remembered:,} remembered ones and "
-            f"{done.store.heads:,} heads are in {settings.shared.text if settings.shared else ''}."
+            f"Store: {many(done.store.objects, 'object')}, {many(done.store.remembered, 'remembered one')} and "
+            f"{many(done.store.heads, 'head')} are in {settings.shared.text if settings.shared else ''}."
         )
     if done.rows is not None:
         typer.echo(f"MLflow: {done.rows or 'no more'} rows were copied to {settings.tracking_uri}.")
     champion = f"version {done.champion} is the champion and was loaded from there" if done.champion else "no champion"
-    typer.echo(f"Ledger: {done.records:,} records, {champion}.")
+    typer.echo(f"Ledger: {many(done.records, 'record')}, {champion}.")
     typer.echo("Next: keep RECSYS_STORE and MLFLOW_TRACKING_URI set for every command, then recsys plan.")

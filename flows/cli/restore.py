@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recsys.wording import many
+
 
 def command(
     archive: Annotated[Path, typer.Argument(help="What recsys backup wrote.")],
@@ -14,9 +16,9 @@ def command(
     from tasks.back_up import restore
 
     done = restore(archive, home)
-    typer.echo(f"{done.files:,} files of {done.home} as of {done.made}, now in {home.absolute()}")
+    typer.echo(f"{many(done.files, 'file')} of {done.home} as of {done.made}, now in {home.absolute()}")
     if done.places:
         typer.echo(f"{done.places:,} places in MLflow's database name the new home.")
     if done.closed:
-        typer.echo(f"{done.closed:,} runs were open when the backup was taken; they are closed as KILLED.")
+        typer.echo(f"Closed as KILLED: {many(done.closed, 'run')} that had not ended when the backup was taken.")
     typer.echo(f"Next: recsys fsck --home {home.absolute()}")

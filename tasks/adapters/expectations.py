@@ -21,6 +21,7 @@ from recsys.errors import DataError
 from recsys.events import ACCEPTED, Validation
 from recsys.fields import MAX_ID_LENGTH
 from recsys.small_cells import FEW, FEWEST
+from recsys.wording import many
 
 Severity = Literal["stop", "warn"]
 
@@ -253,6 +254,7 @@ def validation_report(validation: Validation, expectations: Expectations, quaran
         validation=validation,
         users=FEW if validation.users < FEWEST else f"{validation.users:,}",
         expectations=expectations,
+        parts=many(expectations.parts, "part"),
         oldest=_day(validation.oldest),
         newest=_day(validation.newest),
         refused=rows.to_pylist() if rows else [],

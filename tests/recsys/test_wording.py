@@ -115,3 +115,15 @@ def test_a_value_on_its_threshold_needs_no_more_digits():
 
 def test_an_absent_threshold_is_a_dash():
     assert wording.threshold_of(criterion(1.0, None, "number")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0, "0 days"), (1, "1 day"), (1.0, "1 day"), (2, "2 days"), (1234, "1,234 days"), (0.5, "0.5 days")],
+)
+def test_one_is_one_and_everything_else_is_many(number, shown):
+    assert wording.many(number, "day") == shown
+
+
+def test_a_word_with_a_plural_of_its_own():
+    assert [wording.many(number, "criterion", "criteria") for number in (1, 2)] == ["1 criterion", "2 criteria"]

@@ -12,6 +12,7 @@ import time
 import zoneinfo
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,10 +22,10 @@ import pytest
 from recsys import sample
 from recsys.config import MonitorConfig
 from recsys.synthetic import shop
-from tasks import checkup_databases, checkup_install, checkup_nights, checkup_secrets
+from tasks import checkup_champion, checkup_databases, checkup_install, checkup_nights, checkup_secrets
 from tasks.adapters.ledger import Entry, Ledger
 from tasks.adapters.manifest import sha256_of
-from tasks.adapters.registry import STUDENT, Registry
+from tasks.adapters.registry import STUDENT, UNFORGOTTEN, Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Recipe, Store
 from tasks.adapters.tracking import Tracking
@@ -559,3 +560,14 @@ def test_a_deleted_champion_is_red_and_the_others_are_named(settings):
     assert line.tone == "red"
     assert "has no version 2" in line.sentence
     assert found.line("champion's files").tone == "yellow"
+
+
+def test_days_since_users_were_forgotten_are_counted_in_words(monkeypatch):
+    monkeypatch.setattr(checkup_champion, "forgotten_users", lambda vault: {"a token"})
+    yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    patient = SimpleNamespace(
+        settings=SimpleNamespace(vault=None), champion=SimpleNamespace(number=3, tags={UNFORGOTTEN: yesterday})
+    )
+    assert "were forgotten 1 day ago" in checkup_champion.forgotten(patient).sentence
+    patient.champion.tags.clear()
+    assert checkup_champion.forgotten(patient).sentence == "the champion never knew 1 user, forgotten since"
