@@ -21,7 +21,7 @@ from recsys.quarantine import TableDraft
 from tasks.adapters import disk
 from tasks.adapters.ledger import Chain
 from tasks.adapters.manifest import Manifest
-from tasks.adapters.night_lock import Holder, alone_tonight
+from tasks.adapters.night_lock import no_night
 from tasks.adapters.registry import STUDENT, TEACHER, UNFORGOTTEN
 from tasks.adapters.sweep import Broom, Freed, Kept, sweep, sweep_temp
 from tasks.adapters.vault import Vault, forgotten
@@ -62,8 +62,7 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
         )
     chain = workshop.ledger.chain().require_intact()
     vault = Vault(settings.vault, settings.vault_key)
-    me = Holder.me("recsys forget", "", "nothing")
-    with alone_tonight(settings, me, _refuse_to_wait):
+    with no_night(settings, "recsys forget", "Forget them once it has ended: it reads what must go."):
         tokens, again = _tokens(vault, user_ids)
         seconds = _seconds_of_a_night(workshop)
         vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
@@ -74,11 +73,6 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
         for folder in score_folders(settings):
             _without(folder / RECOMMENDATIONS, user_ids)
     return Forgotten(len(tokens), again, chain.champion, seconds, broom.freed())
-
-
-def _refuse_to_wait(holder: Holder | None) -> None:
-    at_work = holder.sentence if holder else "it has just begun"
-    raise HomeError(f"a night is at work ({at_work})", mend="Forget them once it has ended: it reads what must go.")
 
 
 def _tokens(vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:

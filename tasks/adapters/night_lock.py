@@ -2,7 +2,8 @@
 
     run/night.lock    locked while a night is at work; says who, since when, which run and what it may know
 
-What it says outlives a holder that was killed or failed, and tells the next one whose work it goes on with.
+What it says outlives a holder that was killed or failed, and tells the next one whose work it goes on with. A command that
+is no night keeps what it finds there for the next night, whose work it is to tell Prefect.
 """
 
 import contextlib
@@ -12,11 +13,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, TextIO
 
+from recsys.errors import HomeError
 from tasks.adapters.disk import told
 from tasks.adapters.settings import Settings
 
@@ -33,6 +35,7 @@ class Holder:
     who: str
     pid: int
     since: str  # ISO 8601, UTC
+    unfinished: "Holder | None" = None  # the night whose end nobody has told yet, where this is no night itself
 
     @classmethod
     def me(cls, run: str, run_id: str, known: str) -> Self:
@@ -68,10 +71,24 @@ def alone_tonight(settings: Settings, me: Holder, on_wait: Callable[[Holder | No
         while not _free(file, fcntl.LOCK_EX):
             on_wait(_said(file))
             time.sleep(_LOOKED_EVERY)
-        unfinished = _said(file)
-        _say(file, json.dumps(asdict(me), sort_keys=True))
+        said = _said(file)
+        unfinished = said if said is None or said.run_id else said.unfinished
+        kept = None if me.run_id else unfinished
+        _say(file, _text(replace(me, unfinished=kept)))
         yield unfinished
-        _say(file, "")  # not after an error: where it could not be told to Prefect either, the next one does
+        _say(file, _text(kept))  # not after an error: where it could not be told to Prefect either, the next one does
+
+
+@contextlib.contextmanager
+def no_night(settings: Settings, command: str, mend: str) -> Iterator[None]:
+    """Keeps nights away while a command works that must be alone. HomeError, with `mend`, while one is at work."""
+
+    def refuse(holder: Holder | None) -> None:
+        working = holder.sentence if holder else "it has just begun"
+        raise HomeError(f"a night is at work: {working}", where=str(settings.home), mend=mend)
+
+    with alone_tonight(settings, Holder.me(command, "", "nothing"), refuse):
+        yield
 
 
 def _path(settings: Settings) -> Path:
@@ -89,9 +106,15 @@ def _free(file: TextIO, lock: int) -> bool:
 def _said(file: TextIO) -> Holder | None:
     file.seek(0)
     try:
-        return Holder(**json.loads(file.read()))
-    except (ValueError, TypeError):  # empty, or just being written
+        value = json.loads(file.read())
+        before = value.pop("unfinished", None)
+        return Holder(**value, unfinished=before and Holder(**before))
+    except (ValueError, TypeError, AttributeError):  # empty, or just being written
         return None
+
+
+def _text(holder: Holder | None) -> str:
+    return "" if holder is None else json.dumps(asdict(holder), sort_keys=True)
 
 
 def _say(file: TextIO, text: str) -> None:

@@ -1,5 +1,6 @@
 """One night of a home at a time, by real processes; the dead hold nothing."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,7 +8,8 @@ import sys
 
 import pytest
 
-from tasks.adapters.night_lock import Holder, alone_tonight, at_work
+from recsys.errors import HomeError
+from tasks.adapters.night_lock import Holder, alone_tonight, at_work, no_night
 from tasks.adapters.settings import Settings
 
 HOLDS = """
@@ -69,6 +71,43 @@ def test_one_that_failed_is_known_to_the_next_and_to_nobody_after(settings):
     for known in (failed, None):
         with alone_tonight(settings, Holder.me("two", "2", "all events"), lambda holder: None) as unfinished:
             assert unfinished == known
+
+
+@pytest.mark.parametrize("ending", ["well", "by an error", "twice"])
+def test_a_command_that_is_no_night_leaves_the_untold_one_to_the_next_night(settings, ending):
+    failed = Holder.me("one", "1", "all events")
+    with pytest.raises(OSError, match="no room"), alone_tonight(settings, failed, lambda holder: None):
+        raise OSError("no room")
+    for _ in range(2 if ending == "twice" else 1):
+        with contextlib.suppress(OSError), no_night(settings, "recsys forget", "Wait."):
+            assert at_work(settings).run == "recsys forget"
+            if ending == "by an error":
+                raise OSError("no room")
+    for known in (failed, None):
+        with alone_tonight(settings, Holder.me("two", "2", "all events"), lambda holder: None) as unfinished:
+            assert unfinished == known
+
+
+def test_a_command_does_not_wait_for_a_night_and_a_night_waits_for_it(settings):
+    night, heard = Holder.me("nightly", "1", "all events"), []
+    with (
+        alone_tonight(settings, night, heard.append),
+        pytest.raises(HomeError, match=r"a night is at work: nightly.*Later\."),
+        no_night(settings, "recsys move", "Later."),
+    ):
+        pass
+    with (
+        no_night(settings, "recsys move", "Later."),
+        pytest.raises(InterruptedError),
+        alone_tonight(settings, night, lambda holder: interrupt(holder, heard)),
+    ):
+        pass
+    assert [holder.run for holder in heard] == ["recsys move"]
+
+
+def interrupt(holder, heard):
+    heard.append(holder)
+    raise InterruptedError
 
 
 def test_nobody_is_at_work_where_nobody_ever_was(tmp_path):
