@@ -13,7 +13,7 @@ from tasks.adapters.connection import Client
 from tasks.adapters.copy_mlflow import DATABASE, copy_mlflow
 from tasks.adapters.fill_bucket import Carried, fill_bucket, keep_ages
 from tasks.adapters.ledger import Chain, Ledger
-from tasks.adapters.night_lock import at_work
+from tasks.adapters.night_lock import no_night
 from tasks.adapters.registry import STUDENT, Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
@@ -37,15 +37,16 @@ def move(settings: Settings) -> Moved:
     at the new place is used before this has been done again and ended well.
     """
     _require_somewhere(settings)
-    _require_rest(settings)
-    workshop = Workshop.of(settings)
-    carried = _carry_store(settings, workshop.store)
-    rows = None if settings.artifacts else _carry_mlflow(settings)
-    chain = workshop.ledger.chain().require_intact()
-    if rows is not None:
-        _require_same(chain, _chain_before(settings), settings)
-    if chain.champion is not None:
-        workshop.registry.load_check(STUDENT, chain.champion)
+    with no_night(settings, "recsys move", "Wait for it to end."):
+        _require_rest(settings)
+        workshop = Workshop.of(settings)
+        carried = _carry_store(settings, workshop.store)
+        rows = None if settings.artifacts else _carry_mlflow(settings)
+        chain = workshop.ledger.chain().require_intact()
+        if rows is not None:
+            _require_same(chain, _chain_before(settings), settings)
+        if chain.champion is not None:
+            workshop.registry.load_check(STUDENT, chain.champion)
     return Moved(carried, rows, len(chain.records), chain.champion)
 
 
@@ -66,11 +67,7 @@ def _require_somewhere(settings: Settings) -> None:
 
 
 def _require_rest(settings: Settings) -> None:
-    """Whoever wrote here meanwhile would write to what is left behind."""
-    night = at_work(settings)
-    if night is not None:
-        what, mend = f"a night is at work: {night.sentence}", "Wait for it to end."
-        raise HomeError(what, where=str(settings.home), mend=mend)
+    """Whoever wrote here meanwhile would write to what is left behind; that no night does, the lock sees to."""
     if settings.running():
         raise HomeError(
             "the servers of this home are running", where=str(settings.home), mend="Stop them: recsys down."

@@ -9,7 +9,7 @@ import sqlalchemy
 
 from recsys.errors import ConfigError, HomeError, RegistryError
 from tasks.adapters.copy_mlflow import DATABASE, copy_mlflow
-from tasks.adapters.night_lock import Holder, alone_tonight
+from tasks.adapters.night_lock import Holder, alone_tonight, at_work
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.settings import Settings
 from tasks.move import move
@@ -100,3 +100,17 @@ def test_a_home_at_work_is_not_moved(home):
     night = Holder.me("nightly", "1", "all events")
     with alone_tonight(home, night, lambda holder: None), pytest.raises(HomeError, match="a night is at work: nightly"):
         move(home)
+
+
+def test_no_night_begins_while_a_home_is_moved(home, monkeypatch):
+    os.environ |= {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", DATABASE: "postgresql://db/mlflow"}
+    working = []
+
+    def looked(settings):
+        working.append(at_work(settings))
+        raise RegistryError("far enough")
+
+    monkeypatch.setattr(Workshop, "of", looked)
+    with pytest.raises(RegistryError, match="far enough"):
+        move(home)
+    assert [holder.run for holder in working] == ["recsys move"]
