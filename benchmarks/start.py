@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.requests import LENGTH, WIDTH, neighbours, processor
 from recsys.decoder import DecoderShape
@@ -46,6 +47,7 @@ def main() -> None:
     for items in asked.items:
         with tempfile.TemporaryDirectory() as folder:
             student = Student.untrained(DecoderShape.of(items, WIDTH, 1, LENGTH), 0.0, seed=0).eval()
+            torch.nn.init.normal_(student.table.weight.data[1:], std=WIDTH**-0.5)  # learnt ones are as long
             ids = [str(code) for code in range(1, items + 1)]
             catalog = Catalog(ids, [f"item {code}" for code in ids], [None] * items, [None] * items)
             opinion = neighbours(items, np.random.default_rng(0))

@@ -82,6 +82,7 @@ class Chain:
     records: tuple[Record, ...]
     broken: str = ""
     applied: bool = True  # whether the aliases were set after the last valid record
+    moving: frozenset[int] = frozenset()  # versions that a host is just pointing the aliases at, or was when it died
 
     @property
     def last(self) -> int:

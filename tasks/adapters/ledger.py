@@ -3,12 +3,15 @@
 MLflow's aliases have neither history nor compare-and-set, so promotion is a record in an append-only chain. A record
 is a version of the registered model <model>-ledger, whose numbers the server hands out one by one. It is valid only
 if the record it expected is still the last valid one; of two that raced one wins and the other is told. The aliases
-champion and previous are set after the chain and mended from it. Each record is mirrored in the home.
+champion and previous are set after the chain and mended from it. Who sets them says so in a tag of the record before, and
+takes it away when both have been read back: an alias on the version of an older record that is tagged was set late, by a
+slow host or a killed one, and not by a person. Each record is mirrored in the home.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +31,9 @@ __all__ = ["Chain", "Drift", "Entry", "Ledger", "Op", "Outcome", "Record", "Sett
 
 _RECORD = "recsys.record"
 _APPLIED = "recsys.applied"
-_SETTLE_SECONDS = 1.0  # after which an alias is looked at again
-_LOOKS = 5  # at an alias in an MLflow of yours: another host may just be setting it, to an older record's version first
+_MOVING = "recsys.moving."
+"""Tag of a record, a host's own: since when (seconds UTC) it has been setting the aliases by this record."""
+_MOVING_SECONDS = 300  # after which a host that never said it was done is taken for dead, and for late no longer
 _READ_BACK = 20  # times the aliases are set again when somebody else moves them meanwhile
 _LONGEST_REASON = 500  # characters; MLflow cuts a tag at 8,000 without a word, and a cut record is a broken chain
 _LONGEST_NAME = 80
@@ -74,6 +78,7 @@ class Ledger:
     def __init__(self, settings: Settings, registry: Registry, model: str = STUDENT) -> None:
         self.settings, self.registry, self.model = settings, registry, model
         self.name = f"{model}-ledger"
+        self._mark = _MOVING + _place(f"{socket.gethostname()} {settings.home}")
 
     def chain(self) -> Chain:
         """The valid records, compared with their mirror."""
@@ -86,7 +91,8 @@ class Ledger:
         chain = fold(_texts(versions))
         tags = {version.number: version.tags for version in versions}
         applied = not chain.records or _APPLIED in tags[chain.last]
-        return Chain(chain.records, chain.broken or contradiction, applied)
+        moving = frozenset(record.to for record in chain.records if _is_moving(tags[record.number]))
+        return Chain(chain.records, chain.broken or contradiction, applied, moving)
 
     def append(self, entry: Entry) -> Outcome:
         """Records an entry and sets the aliases, unless the champion changed meanwhile. Sending it again is harmless.
@@ -109,19 +115,20 @@ class Ledger:
             self._mend(self.chain())
 
     def drift(self) -> Drift | None:
-        """Where the alias champion was moved by hand. One that a killed promotion has not set yet is set here."""
+        """Where the alias champion was moved by hand. One that another promotion has not set yet, or too late, is set here."""
         with self._alone():
-            chain = self.chain().require_intact()
-            if not chain.applied:
-                self._mend(chain)
-                return None
-            found = self._drift(chain)
-            for _ in range(1 if self.settings.artifacts else _LOOKS):
-                if found is None or found.gone:
-                    return found
-                time.sleep(_SETTLE_SECONDS)
-                found = self._drift(self.chain())
-            return found
+            while True:
+                # in this order: whoever set the alias that is seen had said so before, and if not any more, it moved on
+                alias = self._alias()
+                chain = self.chain().require_intact()
+                if chain.applied and alias == chain.champion:
+                    return None
+                if not chain.applied or alias in chain.moving:
+                    self._mend(chain)
+                    return None
+                if self._alias() == alias:
+                    gone = alias is None and chain.champion is not None and chain.champion not in self._numbers()
+                    return Drift(alias, chain.champion, chain.last, gone)
 
     def settle(self, load_check: Callable[[int], None]) -> Settled | None:
         """Adopts a hand-moved alias as a manual record if `load_check(version)` passes, else puts it back.
@@ -187,10 +194,16 @@ class Ledger:
 
     def _mend(self, chain: Chain) -> None:
         """`chain` was read while nobody else of this home moves aliases; what is believed in the end was read after the aliases were set."""
+        marked: list[int] = []
         for _ in range(_READ_BACK):
             wrong = self._wrong_aliases(chain.require_intact())
             if not wrong and chain.applied:
+                for number in marked:
+                    self.registry.drop_tag(self.name, number, self._mark)
                 return
+            if chain.last and chain.last not in marked:
+                self.registry.set_tags(self.name, chain.last, {self._mark: str(int(time.time()))})
+                marked.append(chain.last)
             for alias, number in wrong.items():
                 self.registry.set_alias(self.model, alias, number)
             if not chain.applied:
@@ -212,12 +225,8 @@ class Ledger:
         wanted = {alias: number if number in there else None for alias, number in wanted.items()}
         return {alias: number for alias, number in wanted.items() if aliases.get(alias) != number}
 
-    def _drift(self, chain: Chain) -> Drift | None:
-        alias = self.registry.aliases(self.model).get("champion")
-        if alias == chain.champion:
-            return None
-        gone = alias is None and chain.champion is not None and chain.champion not in self._numbers()
-        return Drift(alias, chain.champion, chain.last, gone)
+    def _alias(self) -> int | None:
+        return self.registry.aliases(self.model).get("champion")
 
     def _numbers(self) -> set[int]:
         return {version.number for version in self.registry.all_versions(self.model)}
@@ -249,6 +258,11 @@ class Ledger:
 
 def _texts(versions: Sequence[Version]) -> list[tuple[int, str]]:
     return [(version.number, version.tags.get(_RECORD, "")) for version in versions]
+
+
+def _is_moving(tags: Mapping[str, str]) -> bool:
+    since = (value for name, value in tags.items() if name.startswith(_MOVING))
+    return any(value.isdecimal() and time.time() - int(value) < _MOVING_SECONDS for value in since)
 
 
 def _holds(chain: Chain, entry: Entry) -> bool:

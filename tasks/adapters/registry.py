@@ -234,6 +234,11 @@ class Registry:
         for name, value in tags.items():
             _set(partial(self.client.set_model_version_tag, model, str(number), name, value))
 
+    def drop_tag(self, model: str, number: int, name: str) -> None:
+        """A tag of a version is gone. Done twice it is done."""
+        with contextlib.suppress(RefusedError):
+            self.client.delete_model_version_tag(model, str(number), name)
+
     def erase(self, model: str, number: int) -> None:
         """The files of a version are gone for good; what is said of it stays. Done twice it is done."""
         self.client.erase(self.client.get_model_version_download_uri(model, str(number)))

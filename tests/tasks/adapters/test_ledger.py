@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,23 +266,64 @@ def test_an_alias_that_a_killed_promotion_never_set_is_no_hand_move(ledger):
     assert aliases(ledger) == {"champion": 2, "previous": 1}
 
 
-def test_an_alias_that_a_slow_host_sets_late_and_then_mends_is_no_hand_move(ledger, monkeypatch):
+def killed_over_an_overtaken_record(ledger: Ledger, to: int, by: int) -> None:
+    """A host that promotes `to`, is overtaken by a promotion of `by`, sets the alias all the same and dies at once."""
+    last, late = ledger.chain().last, Registry.set_alias
+
+    def overtaken(registry: Registry, model: str, alias: str, number: int | None) -> None:
+        registry.set_alias = partial(late, registry)
+        elsewhere = ledger.settings.home / "elsewhere"
+        assert (
+            Ledger(replace(ledger.settings, home=elsewhere).prepare(), registry, model)
+            .append(promotion(by, last + 1))
+            .won
+        )
+        late(registry, model, alias, number)
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        ledger.registry.set_alias = partial(overtaken, ledger.registry)
+        ledger.append(promotion(to, last))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert (ledger.chain().champion, aliases(ledger)["champion"]) == (by, to)
+
+
+def test_an_alias_that_a_killed_host_set_too_late_is_no_hand_move(ledger):
+    ledger.append(promotion(1, 0))
+    killed_over_an_overtaken_record(ledger, to=2, by=3)
+    assert ledger.drift() is None
+    assert aliases(ledger) == {"champion": 3, "previous": 2}
+
+
+def test_a_host_that_died_long_ago_moves_nothing_any_more(ledger, monkeypatch):
+    ledger.append(promotion(1, 0))
+    killed_over_an_overtaken_record(ledger, to=2, by=3)
+    now = time.time()
+    monkeypatch.setattr("tasks.adapters.ledger.time.time", lambda: now + 301)
+    assert ledger.drift().alias == 2
+
+
+def test_nobody_is_moving_once_both_aliases_were_read_back(ledger):
     ledger.append(promotion(1, 0))
     ledger.append(promotion(2, 1))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", ledger.registry.client.uri)  # which other hosts use as well
+    assert ledger.chain().moving == set()
     ledger.registry.set_alias(ledger.model, "champion", 1)
-    looks = []
+    assert ledger.drift().alias == 1
 
-    def other_host(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 4:
-            ledger.registry.set_alias(ledger.model, "champion", 2)
 
-    monkeypatch.setattr("tasks.adapters.ledger.time.sleep", other_host)
-    assert ledger.drift() is None
+def test_an_alias_that_a_slow_host_has_mended_by_now_is_no_hand_move(ledger):
+    ledger.append(promotion(1, 0))
+    ledger.append(promotion(2, 1))
     ledger.registry.set_alias(ledger.model, "champion", 1)
-    assert ledger.drift().alias == 1, "and stays there"
-    assert sum(looks) == 9
+
+    class Slow(Ledger):
+        def chain(self):
+            self.registry.set_alias(self.model, "champion", 2)
+            return super().chain()
+
+    assert Slow(ledger.settings, ledger.registry, ledger.model).drift() is None
 
 
 def test_a_record_that_another_writes_while_the_ledger_is_read_is_not_missing(ledger):
