@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from recsys import pedigree, pictures, wording
 from recsys.canvas import Picture
-from recsys.small_cells import FEW, FEWEST, WITHHELD
+from recsys.small_cells import FEW, FEWEST, WITHHELD, told
 from recsys.story import LineageNode, ModelRow, Story
 from recsys.wording import present
 
@@ -284,6 +284,7 @@ def _environment() -> Environment:
     )
     filters: dict[str, Any] = {name: getattr(wording, name) for name in _WORDED}
     filters |= {"title": _title, "sentence": _sentence, "figure": _figure, "origin": _origin, "object": _object}
+    filters["users"] = told
     environment.filters |= filters
     environment.tests["present"] = present
     environment.globals |= {

@@ -179,6 +179,25 @@ class Example:
 
 
 @dataclass(frozen=True)
+class ShiftRow:
+    """An item that artifact and teacher show to different numbers of test users, among ten."""
+
+    title: str
+    artifact: int  # users
+    teacher: int
+
+
+@dataclass(frozen=True)
+class DisagreementRow:
+    """How far the artifact parts from its teacher over all test users, and where most."""
+
+    first: float  # share of users who get the same item first
+    shared: float  # of ten items, mean over users
+    more: tuple[ShiftRow, ...]  # that the artifact shows to more users
+    less: tuple[ShiftRow, ...]
+
+
+@dataclass(frozen=True)
 class FileRow:
     """One file of events: rows == accepted + quarantined."""
 
@@ -270,6 +289,7 @@ class Story:
     currency: str = ""  # of all costs
     cost_since_promotion: float | None = None  # of the nights after the one that made the last champion, with this one
     examples: tuple[Example, ...] = ()
+    disagreement: DisagreementRow | None = None
     data: DataFlow | None = None
     lineage: tuple[LineageNode, ...] = ()
     schema: int = field(default=SCHEMA)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recsys.dataset import Dataset
+from recsys.disagreement import Disagreement
 from recsys.evaluate import ModelReport
 from recsys.events import Validation
 from recsys.explanation import explain
@@ -16,6 +17,7 @@ from recsys.story import (
     CriterionRow,
     CurvePoint,
     DataFlow,
+    DisagreementRow,
     Estimate,
     Example,
     FileRow,
@@ -23,6 +25,7 @@ from recsys.story import (
     KnobRow,
     LineageNode,
     Pick,
+    ShiftRow,
     SliceRow,
     StepRow,
     Story,
@@ -38,6 +41,7 @@ from tasks.opening import open_build, open_dataset
 from tasks.refs import AcceptedRef, ArtifactRef, DatasetRef, Outcome, ReportsRef
 
 EXAMPLES = 3
+SHIFTS = 3  # items each way
 SHOWN = 10  # titles of a list
 STEPS = ("validate", "build", "teach", "label", "distil", "compress", "evaluate", "judge", "promote")
 UNITS: Mapping[str, tuple[Unit, str]] = {
@@ -67,6 +71,7 @@ def story_of(
     served = Runtime.open(at.store.open(artifact.step, artifact.digest))
     digests = {role: ref.digest for role, ref in reports.by_role().items()}
     opened = {role: ModelReport.load(at.store.open("evaluate", digest)) for role, digest in digests.items()}
+    learnt_from = open_dataset(at.store, dataset)
     return Story(
         shop=at.night.source.shop,
         as_of=dataset.as_of,
@@ -88,7 +93,8 @@ def story_of(
         steps=tuple(_steps(at)),
         currency=at.night.config.cost.currency,
         cost_since_promotion=cost_since_promotion(at),
-        examples=tuple(examples_of(open_dataset(at.store, dataset), served)),
+        examples=tuple(examples_of(learnt_from, served)),
+        disagreement=disagreement_of(learnt_from, opened["artifact"], opened["teacher"]),
         data=_data(at, accepted, dataset),
         lineage=tuple(_lineage(at, artifact)),
     )
@@ -220,6 +226,18 @@ def examples_of(dataset: Dataset, served: Runtime) -> Iterator[Example]:
                 for item in explain(served, shared.items, SHOWN, reasons=1)
             ),
         )
+
+
+def disagreement_of(dataset: Dataset, artifact: ModelReport, teacher: ModelReport) -> DisagreementRow | None:
+    """Where the artifact parts from its teacher, in sums over the test users."""
+    found = Disagreement.of(artifact.top[:, :SHOWN], teacher.top[:, :SHOWN], SHIFTS)
+    if found is None:
+        return None
+    more, less = (
+        tuple(ShiftRow(_title(dataset, one.code), one.users, one.others) for one in shifts)
+        for shifts in (found.more, found.less)
+    )
+    return DisagreementRow(found.first, found.shared, more, less)
 
 
 def _title(dataset: Dataset, code: int) -> str:

@@ -11,6 +11,7 @@ from recsys.story import (
     CriterionRow,
     CurvePoint,
     DataFlow,
+    DisagreementRow,
     Estimate,
     Example,
     FileRow,
@@ -20,6 +21,7 @@ from recsys.story import (
     MembershipRow,
     ModelRow,
     Pick,
+    ShiftRow,
     SliceRow,
     StepRow,
     Story,
@@ -348,6 +350,17 @@ def test_an_example_says_why_and_that_no_single_user_is_shown():
     assert "Because of: the event of the history without which" in text
     assert "Histories that at least 10 test users share" in text
     assert text.count("Nothing that 10 of them took.") == 1
+
+
+def test_where_artifact_and_teacher_part_is_told_in_sums_of_users():
+    more, less = (ShiftRow("Lunch bag", 1200, 9),), (ShiftRow("Cup", 0, 40),)
+    parting = DisagreementRow(0.413, 7.25, more, less)
+    text = " ".join(Page(render(replace(PROMOTE, disagreement=parting))).text.split())
+    assert "the same item first for 41.3 % of the test users, and have 7.2 of ten items in common" in text
+    assert "Lunch bag 1,200 users fewer than 10 users Cup fewer than 10 users 40 users" in text
+    text = Page(render(replace(PROMOTE, disagreement=DisagreementRow(1.0, 10.0, (), ())))).text
+    assert "Neither shows an item to 10 test users more than the other." in text
+    assert "Where artifact and teacher part" not in Page(render(replace(PROMOTE, disagreement=None))).text
 
 
 def test_an_example_of_before_reasons_were_kept_is_shown_without(pages):

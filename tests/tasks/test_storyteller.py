@@ -8,7 +8,7 @@ from recsys.evaluate import ModelReport
 from recsys.explanation import explain
 from recsys.runtime import Runtime
 from tasks.adapters.store import Store
-from tasks.storyteller import SHOWN, examples_of
+from tasks.storyteller import SHOWN, disagreement_of, examples_of
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,14 @@ def test_no_example_is_of_fewer_than_ten_users(night):
         ]
         assert len(having) >= 10
         assert all(sum(title in target for target in having) >= 10 for title in example.taken)
+
+
+def test_it_is_told_how_far_artifact_and_teacher_part(night):
+    dataset, reports, _ = night
+    parting = disagreement_of(dataset, reports["artifact"], reports["teacher"])
+    same = (reports["artifact"].top[:, 0] == reports["teacher"].top[:, 0]).mean()
+    assert parting.first == pytest.approx(same)
+    assert parting.shared < 10
+    assert all(row.artifact - row.teacher >= 10 for row in parting.more)
+    alike = disagreement_of(dataset, reports["artifact"], reports["artifact"])
+    assert (alike.first, alike.shared, alike.more, alike.less) == (1.0, 10.0, (), ())
