@@ -33,6 +33,7 @@ class BackedUp:
 
     files: int
     bytes: int
+    key: bool  # with it the user ids can be read
     left_out: str  # what is not in it although it belongs to the home, in words; empty: nothing
 
 
@@ -61,10 +62,11 @@ def back_up(settings: Settings, to: Path, now: datetime) -> BackedUp:
             archive.add(name, path)
         _add_databases(archive, settings, Path(folder))
         _add_objects(archive, store)
-        archive.add("vault/key", settings.vault_key)
+        if _keeps_key(settings):
+            archive.add("vault/key", settings.vault_key)
         _add_the_rest(archive, settings)
         archive.close(settings.home, HOME_FORMAT, now.isoformat(timespec="seconds"))
-    return BackedUp(len(archive.files), archive.bytes, " and ".join(_elsewhere(settings)))
+    return BackedUp(len(archive.files), archive.bytes, _keeps_key(settings), " and ".join(_elsewhere(settings)))
 
 
 def restore(archive: Path, home: Path) -> Restored:
@@ -103,7 +105,14 @@ def _settle_in(draft: Path, old: Path, new: Path) -> tuple[int, int]:
     return relocate(database, store, old, new), close_open_runs(database)
 
 
+def _keeps_key(settings: Settings) -> bool:
+    """Whoever keeps the key away from the home wants it away from the archive too: without it that names nobody."""
+    return settings.vault_key.is_relative_to(settings.home)
+
+
 def _elsewhere(settings: Settings) -> Iterator[str]:
+    if not _keeps_key(settings):
+        yield f"the vault's key, without which users cannot be named, in {settings.vault_key}"
     if not settings.artifacts:
         yield f"the models and runs in your own MLflow at {settings.tracking_uri}"
     if settings.shared:

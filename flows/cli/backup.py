@@ -14,7 +14,7 @@ def command(
     to: Annotated[Path, typer.Option("--to", metavar="FILE.tar", help="The archive; nothing may be there yet.")],
     home: HomeOption = None,
 ) -> None:
-    """Databases, store, models, ledger, reports and vault. The archive holds user ids and their key: keep it as safe."""
+    """Databases, store, models, ledger, reports and vault, with its key where the home has it: keep the archive as safe."""
     settings = open_home(home)
     from tasks.back_up import back_up
 
@@ -22,4 +22,5 @@ def command(
     typer.echo(f"{wording.many(done.files, 'file')}, {wording.size(done.bytes)}, in {to}")
     if done.left_out:
         typer.echo(f"Not in it: {done.left_out}.")
-    typer.echo("It holds the user ids and the key of the vault: keep it where only you can read it.")
+    held = "the user ids and the key of the vault" if done.key else "what users did, and their ids, encrypted"
+    typer.echo(f"It holds {held}: keep it where only you can read it.")

@@ -19,11 +19,11 @@ from typing import Self
 
 from recsys.errors import ConfigError, HomeError
 from tasks.adapters.address import Address
-from tasks.adapters.disk import put_if_absent
+from tasks.adapters.disk import put_if_absent, sync, write
 from tasks.adapters.sharing import CACHES, join
 
-HOME_FORMAT = 1
-"""The layout of a home. It goes up when an earlier version would misread what this one writes."""
+HOME_FORMAT = 2
+"""The layout of a home. It goes up when an earlier version would misread what this one writes: 2, a vault that is sealed."""
 
 LOCAL = "local"
 """A Dask cluster of this machine, for as long as a step."""
@@ -171,7 +171,7 @@ class Settings:
                 where=str(self.home),
                 mend="Make room or choose another folder with RECSYS_HOME.",
             )
-        self._fixed("format", str(HOME_FORMAT))
+        self._raise_format()
         self._fix_shards()
         if self.shared:
             join(self.store, self.shared, self._door_sample)
@@ -263,6 +263,15 @@ class Settings:
                 where=str(path),
                 mend="Install the version of recsys that made it, or a later one.",
             )
+
+    def _raise_format(self) -> None:
+        """From now on an earlier version leaves this home alone: it would take all users for damaged."""
+        if self._fixed("format", str(HOME_FORMAT)) != str(HOME_FORMAT):
+            with tempfile.TemporaryDirectory(dir=self.temp) as folder:
+                draft = Path(folder, "format")
+                write(draft, str(HOME_FORMAT).encode())
+                draft.replace(self.home / "format")
+            sync(self.home)
 
     def _fixed(self, name: str, text: str) -> str:
         """What the first `prepare` of a home wrote in a file for ever: `text` now, or what is there."""

@@ -1,4 +1,4 @@
-"""The vault, the only place where user ids lie: a secret key, and a table from tokens back to the ids."""
+"""The vault, the only place where user ids lie: a secret key, and a table from tokens back to the ids, sealed under it."""
 
 import contextlib
 import os
@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from recsys.door import Door
 from recsys.errors import HomeError
+from tasks.adapters import vault_tables
+from tasks.adapters.seal import Seal
 
 KEY_BYTES = 32
 """A key has at least so many; one that is made here has exactly so many, and they are random."""
@@ -21,9 +23,8 @@ _A_QUERY = 10_000
 _WAIT_SECONDS = 60
 _KEEP = """INSERT INTO users VALUES (?, ?)
     ON CONFLICT (token) DO UPDATE SET user_id = excluded.user_id WHERE user_id IS NOT excluded.user_id"""
-"""A token stands for one user for ever: where the table has another id, that one is damaged."""
+"""A token stands for one user for ever, and is sealed one way: where the table has anything else, that is damaged."""
 _RESTORE = "Restore it from a backup; without it users cannot be named again."
-_SAMPLE = "recsys vault"  # its token tells one key from another
 
 
 class Vault:
@@ -31,6 +32,8 @@ class Vault:
 
     def __init__(self, folder: Path, key_file: Path | None = None) -> None:
         """Opens the vault, or makes it and its key. `key_file` is where the key is kept if not in the folder.
+
+        What an earlier version kept is sealed first.
 
         Raises HomeError when the key or the table cannot be read, or the table was filled under another key.
         """
@@ -50,7 +53,7 @@ class Vault:
         if len(key) < KEY_BYTES:
             mend = "Restore it from a backup: under another key every user is a stranger."
             raise HomeError(f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend)
-        self.door = Door(key)
+        self.door, self._seal = Door(key), Seal(key, "user ids")
         self._prepare(key_file)
 
     def remember(self, users: pa.Table) -> None:
@@ -60,7 +63,8 @@ class Vault:
         with self._told(), closing(self._connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             pairs = zip(tokens, rows["user_id"].to_pylist(), strict=True)
-            connection.executemany(_KEEP, pairs)
+            sealed = ((token, self._seal.closed(user_id.encode(), token)) for token, user_id in pairs)
+            connection.executemany(_KEEP, sealed)
 
     def user_ids(self, tokens: Iterable[str]) -> dict[str, str]:
         """The user ids of those tokens that are known."""
@@ -69,17 +73,18 @@ class Vault:
     def each_user_id(self, tokens: Iterable[str]) -> Iterator[tuple[str, str]]:
         """(token, user id) of those tokens that are known, in the order given; memory stays bounded.
 
-        HomeError for an id that does not make its token: it is not the one that was kept.
+        HomeError for an id that does not open: it is not the one that was kept for its token.
         """
         remaining = iter(tokens)
         with self._told(), closing(self._connect()) as connection:
             while some := list(islice(remaining, _A_QUERY)):
                 marks = ",".join("?" * len(some))
-                query = f"SELECT lower(hex(token)), user_id FROM users WHERE token IN ({marks})"
-                known = dict(connection.execute(query, [bytes.fromhex(token) for token in some]))
-                if wrong := sum(not self._makes(token, user_id) for token, user_id in known.items()):
+                query = f"SELECT token, CAST(user_id AS BLOB) FROM users WHERE token IN ({marks})"
+                rows = connection.execute(query, [bytes.fromhex(token) for token in some])
+                known = {token.hex(): self._seal.opened(sealed, token) for token, sealed in rows}
+                if wrong := sum(user_id is None for user_id in known.values()):
                     raise HomeError(f"{wrong:,} users of the vault are damaged", where=str(self._users), mend=_RESTORE)
-                yield from ((token, known[token]) for token in some if token in known)
+                yield from ((token, user_id.decode()) for token in some if (user_id := known.get(token)) is not None)
 
     def forget(self, tokens: Iterable[str], at: int) -> None:
         """Their user ids are gone, from the file's free space too; their tokens stay, with the time `at` (seconds UTC).
@@ -96,13 +101,10 @@ class Vault:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def damaged(self) -> int:
-        """Rows whose user id does not make their token. Reads them all; HomeError when they cannot be read."""
+        """Rows whose user id does not open. Reads them all; HomeError when they cannot be read."""
         with self._told(), closing(self._connect()) as connection:
-            rows = connection.execute("SELECT lower(hex(token)), user_id FROM users")
-            return sum(not self._makes(token, user_id) for token, user_id in rows)
-
-    def _makes(self, token: object, user_id: object) -> bool:
-        return isinstance(user_id, str) and self.door.token(user_id) == token
+            rows = connection.execute("SELECT CAST(token AS BLOB), CAST(user_id AS BLOB) FROM users")
+            return sum(self._seal.opened(sealed, token) is None for token, sealed in rows)
 
     def _require_no_users(self, key_file: Path) -> None:
         if self._users.exists() and self._users.stat().st_size:
@@ -113,24 +115,9 @@ class Vault:
         return sqlite3.connect(self._users, timeout=_WAIT_SECONDS, isolation_level=None)
 
     def _prepare(self, key_file: Path) -> None:
-        """Makes the tables once, and checks that their users came through this door."""
         with self._told(), closing(self._connect()) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            tables = {
-                str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            if tables and "users" not in tables:  # both were made at once; a new one would be without its users
-                raise sqlite3.DatabaseError(f"it has {', '.join(sorted(tables))}, and no table users")
-            connection.execute("CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS forgotten (token BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID"
-            )
-            connection.execute("CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
-            connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [self.door.token(_SAMPLE)])
-            sample = connection.execute("SELECT sample FROM door").fetchone()[0]
-            connection.execute("COMMIT")
-        if sample != self.door.token(_SAMPLE):
+            ours = vault_tables.prepare(connection, self.door, self._seal)
+        if not ours:
             mend = "Give the key they were tokenised with: under another key every user is a stranger."
             where = f"{self._users}, {key_file}"
             raise HomeError("the vault's users belong to another key", where=where, mend=mend)
@@ -142,7 +129,9 @@ class Vault:
             yield
         except sqlite3.DatabaseError as error:
             what = f"the table of users cannot be read: {error}"
-            raise HomeError(what, where=str(self._users), mend=_RESTORE) from error
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            mend = "Make room on the disk; the users are as they were." if full else _RESTORE
+            raise HomeError(what, where=str(self._users), mend=mend) from error
 
 
 def _make_key(path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.door import Door
+from tasks.adapters.vault import Vault, forgotten
 from tests import fork_server
 from tests.faults.night import Shop, Truth, rows
 
@@ -106,9 +107,10 @@ def test_nothing_of_theirs_is_left_but_their_tokens_on_the_list_of_the_forgotten
     (home / "recs.parquet").unlink()  # it was asked for by the user, who keeps it where they like
     assert {name.split("/")[0] for name in held} >= {"store", "vault"}, "the search finds them where they are"
     assert found_in(home, names) == {"vault/users.sqlite"}
-    with closing(sqlite3.connect(home / "vault" / "users.sqlite")) as vault:
-        kept = {user for (user,) in vault.execute("SELECT user_id FROM users")}
-        assert vault.execute("SELECT count(*) FROM forgotten").fetchone() == (FORGOTTEN,)
+    with closing(sqlite3.connect(home / "vault" / "users.sqlite")) as table:
+        tokens = [token for (token,) in table.execute("SELECT lower(hex(token)) FROM users")]
+    assert len(forgotten(home / "vault")) == FORGOTTEN
+    kept = set(Vault(home / "vault", shop.folder / "key").user_ids(tokens).values())
     assert not kept & set(gone)
     assert len(kept) == 100
     assert f"{FORGOTTEN} users forgotten" in done.stdout

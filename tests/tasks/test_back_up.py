@@ -1,5 +1,6 @@
 """Backup while somebody writes, restore elsewhere; whatever is not a whole archive is refused and leaves nothing."""
 
+import dataclasses
 import io
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from recsys.errors import ConfigError, DataError, HomeError
@@ -42,20 +44,17 @@ def test_a_home_is_restored_elsewhere_while_the_old_one_is_at_work(released, tmp
         database.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE name LIKE 'nightly%'")
     end = FORK.Event()
 
-    door = Vault(settings.vault, settings.vault_key).door
+    vault = Vault(settings.vault, settings.vault_key)
 
     def night() -> None:
-        with sqlite3.connect(settings.vault / "users.sqlite", isolation_level=None, timeout=60) as users:
-            number = 0
-            while not end.is_set():
-                user_id = f"new {number}"
-                users.execute(
-                    "INSERT OR IGNORE INTO users VALUES (?, ?)", (bytes.fromhex(door.token(user_id)), user_id)
-                )
-                Store(settings.store).make(
-                    Recipe("night", 1, {"number": number}, ()), lambda out, n=number: (out / "a").write_text(f"{n}")
-                )
-                number += 1
+        number = 0
+        while not end.is_set():
+            user_ids = pa.array([f"new {number}"])
+            vault.remember(pa.table({"token": vault.door.tokens(user_ids), "user_id": user_ids}))
+            Store(settings.store).make(
+                Recipe("night", 1, {"number": number}, ()), lambda out, n=number: (out / "a").write_text(f"{n}")
+            )
+            number += 1
 
     process = FORK.Process(target=night)
     process.start()
@@ -79,6 +78,23 @@ def test_a_home_is_restored_elsewhere_while_the_old_one_is_at_work(released, tmp
     assert (latest.is_symlink(), (latest / "scores.json").is_file()) == (True, True)
     assert (again.settings.home / "shop.json").read_text() == '{"events": ""}'
     assert again.settings.vault_key.read_bytes() == (tmp_path / "burnt" / "vault" / "key").read_bytes()
+
+
+def test_a_key_that_is_kept_elsewhere_stays_out_of_the_archive_which_names_nobody_without_it(released, tmp_path):
+    inside, key = released.settings, tmp_path / "key"
+    tokens = [Vault(inside.vault).door.token("user-000099")]
+    os.rename(inside.vault_key, key)
+    content = key.read_bytes()
+    done = back_up(dataclasses.replace(inside, vault_key=key), tmp_path / "home.tar", NOW)
+    assert done.left_out == f"the vault's key, without which users cannot be named, in {key}"
+    archived = (tmp_path / "home.tar").read_bytes()
+    assert bytes.fromhex(tokens[0]) in archived, "the search finds what is there"
+    assert content not in archived
+    assert b"user-000099" not in archived
+    restore(tmp_path / "home.tar", tmp_path / "new")
+    with pytest.raises(HomeError, match="the key of the vault's users is gone"):
+        Vault(tmp_path / "new" / "vault")
+    assert Vault(tmp_path / "new" / "vault", key).user_ids(tokens) == {tokens[0]: "user-000099"}
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +181,6 @@ def test_nothing_is_overwritten(archive, released_for_module, tmp_path):
 
 
 def test_a_home_of_a_later_format_is_not_touched(released):
-    (released.settings.home / "format").write_text("2")
-    with pytest.raises(HomeError, match="this home has format '2', and this version knows formats up to 1"):
+    (released.settings.home / "format").write_text("3")
+    with pytest.raises(HomeError, match="this home has format '3', and this version knows formats up to 2"):
         released.settings.prepare()

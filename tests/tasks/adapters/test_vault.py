@@ -4,12 +4,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tarfile
 
 import pyarrow as pa
 import pytest
 
 from recsys.errors import HomeError
+from tasks.adapters.seal import Seal
 from tasks.adapters.vault import KEY_BYTES, Vault
+from tests.conftest import DATA
 
 
 def remembered(vault, *users):
@@ -117,16 +120,19 @@ def test_a_folder_that_is_a_file(tmp_path):
 
 
 def harmed(tmp_path, statement):
-    """A vault of a and b, and what somebody or a bit did to its table. Gives it and the tokens."""
+    """A vault of a and b, and what somebody or a bit did to its table; :a and :b are tokens. Gives it and both."""
     vault = Vault(tmp_path / "vault")
     tokens = remembered(vault, "a", "b")
     with sqlite3.connect(tmp_path / "vault" / "users.sqlite") as users:
-        users.execute(statement)
+        users.execute(statement, {"a": bytes.fromhex(tokens[0]), "b": bytes.fromhex(tokens[1])})
     return vault, tokens
 
 
-def test_an_id_that_does_not_make_its_token_is_refused_and_mended_by_who_names_it_again(tmp_path):
-    vault, tokens = harmed(tmp_path, "UPDATE users SET user_id = 'q' WHERE user_id = 'a'")
+ANOTHER = "UPDATE users SET user_id = (SELECT user_id FROM users WHERE token = :b) WHERE token = :a"
+
+
+def test_another_users_id_is_refused_and_mended_by_who_names_it_again(tmp_path):
+    vault, tokens = harmed(tmp_path, ANOTHER)
     with pytest.raises(HomeError, match=r"1 users of the vault are damaged \(.*users\.sqlite\)"):
         vault.user_ids(tokens)
     assert vault.damaged() == 1
@@ -135,15 +141,16 @@ def test_an_id_that_does_not_make_its_token_is_refused_and_mended_by_who_names_i
     assert vault.damaged() == 0
 
 
-@pytest.mark.parametrize("value", ["NULL", "7", "x'ff'"])
-def test_what_is_no_user_id_is_refused(tmp_path, value):
-    vault, tokens = harmed(tmp_path, f"UPDATE users SET user_id = {value} WHERE user_id = 'a'")
+@pytest.mark.parametrize("value", ["NULL", "7", "x''", "x'ff'", "'a'", "x'61' || user_id", "substr(user_id, 2)"])
+def test_what_is_no_sealed_user_id_is_refused(tmp_path, value):
+    vault, tokens = harmed(tmp_path, f"UPDATE users SET user_id = {value} WHERE token = :a")
     with pytest.raises(HomeError, match="1 users of the vault are damaged"):
         vault.user_ids(tokens)
 
 
-def test_a_damaged_token_names_nobody_and_is_found(tmp_path):
-    vault, tokens = harmed(tmp_path, "UPDATE users SET token = x'00' WHERE user_id = 'a'")
+@pytest.mark.parametrize("token", ["x'00'", "'text'", "7"])
+def test_a_damaged_token_names_nobody_and_is_found(tmp_path, token):
+    vault, tokens = harmed(tmp_path, f"UPDATE users SET token = {token} WHERE token = :a")
     assert vault.user_ids(tokens) == {tokens[1]: "b"}
     assert vault.damaged() == 1
 
@@ -167,3 +174,147 @@ def test_a_page_that_sqlite_refuses_is_told_as_the_table(tmp_path):
     for asked in (lambda: vault.user_ids(tokens), lambda: remembered(vault, "new"), vault.damaged):
         with pytest.raises(HomeError, match=r"table of users cannot be read.*users\.sqlite"):
             asked()
+
+
+def bytes_of(folder):
+    """Of every file of a vault, the log that SQLite has not read back included."""
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("users.sqlite*")))
+
+
+def test_no_file_of_the_vault_has_a_user_id(tmp_path):
+    vault = Vault(tmp_path / "vault")
+    tokens = remembered(vault, *(f"canary-{i}" for i in range(3000)))
+    assert bytes.fromhex(tokens[0]) in bytes_of(tmp_path / "vault"), "the search finds what is there"
+    assert b"canary" not in bytes_of(tmp_path / "vault")
+    vault.forget(tokens[:1000], 1)
+    assert b"canary" not in bytes_of(tmp_path / "vault")
+
+
+def test_a_seal_is_of_one_token_under_one_key_for_one_purpose():
+    seal = Seal(b"k" * 32, "user ids")
+    closed = seal.closed(b"alice", b"token")
+    assert closed == seal.closed(b"alice", b"token"), "so that what is known need not be written again"
+    assert len(closed) == 16 + len(b"alice")
+    assert seal.opened(closed, b"token") == b"alice"
+    assert seal.opened(closed, b"other") is None
+    assert Seal(b"K" * 32, "user ids").opened(closed, b"token") is None
+    assert Seal(b"k" * 32, "keys").opened(closed, b"token") is None
+
+
+def test_what_is_known_is_not_written_again(tmp_path):
+    vault = Vault(tmp_path / "vault")
+    remembered(vault, *(f"user-{i}" for i in range(3000)))
+    with sqlite3.connect(tmp_path / "vault" / "users.sqlite", isolation_level=None) as users:
+        users.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        log = tmp_path / "vault" / "users.sqlite-wal"
+        assert log.stat().st_size == 0
+        remembered(vault, *(f"user-{i}" for i in range(3000)))
+        assert log.stat().st_size == 0
+        remembered(vault, "new")
+        assert log.stat().st_size > 0
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A vault as an earlier version wrote it, its last commits in SQLite's log alone. Gives its folder and its tokens."""
+    folder = tmp_path / "vault"
+    door = Vault(folder).door
+    (folder / "users.sqlite").unlink()
+    tokens = [door.token(f"canary-{i}") for i in range(3000)]
+    writer = sqlite3.connect(folder / "users.sqlite", isolation_level=None)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("CREATE TABLE users (token BLOB PRIMARY KEY, user_id TEXT) WITHOUT ROWID")
+    writer.execute("CREATE TABLE door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)")
+    writer.execute("INSERT INTO door VALUES (1, ?)", [door.token("recsys vault")])
+    pairs = sorted((bytes.fromhex(token), f"canary-{i}") for i, token in enumerate(tokens))
+    writer.execute("BEGIN")
+    writer.executemany("INSERT INTO users VALUES (?, ?)", pairs)
+    writer.execute("COMMIT")
+    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    writer.execute("BEGIN")
+    writer.execute("DELETE FROM users WHERE user_id LIKE 'canary-1%'")  # in free pages, and in what is left of pages
+    writer.executemany(
+        "INSERT INTO users VALUES (?, ?)", [pair for pair in pairs if "canary-1" <= pair[1] < "canary-15"]
+    )
+    writer.execute("COMMIT")
+    yield folder, tokens
+    writer.close()
+
+
+def known_of(earlier):
+    _, tokens = earlier
+    return {token: f"canary-{i}" for i, token in enumerate(tokens) if not "canary-15" <= f"canary-{i}" < "canary-2"}
+
+
+def test_what_an_earlier_version_kept_is_sealed_and_left_nowhere_in_its_files(earlier):
+    folder, tokens = earlier
+    for file in ("users.sqlite", "users.sqlite-wal"):
+        assert b"canary" in (folder / file).read_bytes(), "the search finds it before"
+    vault = Vault(folder)
+    assert b"canary" not in bytes_of(folder)
+    assert vault.user_ids(tokens) == known_of(earlier)
+    assert vault.damaged() == 0
+
+
+def test_beside_a_reader_the_wiping_is_left_to_who_opens_the_vault_next(earlier):
+    folder, tokens = earlier
+    with sqlite3.connect(folder / "users.sqlite", isolation_level=None) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM users").fetchone() != (0,)
+        assert Vault(folder).user_ids(tokens) == known_of(earlier)
+        assert b"canary" in bytes_of(folder), "the reader still reads it"
+        reader.execute("COMMIT")
+    Vault(folder)
+    assert b"canary" not in bytes_of(folder)
+
+
+def test_an_earlier_version_killed_at_its_sealing_is_sealed_whole(earlier):
+    """Killed in the transaction: as before; killed after it: what is left to wipe is wiped."""
+    folder, tokens = earlier
+    code = (
+        "import os, sys, pathlib; from tasks.adapters import vault, vault_tables;"
+        "real = vault_tables.{0}; vault_tables.{0} = lambda *given: ({1}, os._exit(9));"
+        "vault.Vault(pathlib.Path(sys.argv[1]))"
+    )
+    for at, how in (("_seal_users", "real(*given)"), ("wipe", "0")):
+        killed = subprocess.run([sys.executable, "-c", code.format(at, how), str(folder)], check=False)
+        assert killed.returncode == 9
+        assert b"canary" in bytes_of(folder)
+    vault = Vault(folder)
+    assert b"canary" not in bytes_of(folder)
+    assert vault.user_ids(tokens) == known_of(earlier)
+
+
+def test_under_another_key_an_earlier_versions_vault_is_left_as_it_is(earlier):
+    folder, tokens = earlier
+    (folder / "other").write_bytes(b"k" * 32)
+    with pytest.raises(HomeError, match="belong to another key"):
+        Vault(folder, folder / "other")
+    assert b"canary" in bytes_of(folder)
+    assert Vault(folder).user_ids(tokens) == known_of(earlier)
+
+
+def test_a_damaged_user_of_an_earlier_version_stays_damaged(earlier):
+    folder, tokens = earlier
+    with sqlite3.connect(folder / "users.sqlite") as users:
+        users.execute("UPDATE users SET user_id = 'canary-x' WHERE user_id = 'canary-7'")
+        users.execute("UPDATE users SET user_id = CAST(x'ff' AS TEXT) WHERE user_id = 'canary-8'")
+    vault = Vault(folder)
+    assert vault.damaged() == 2
+    remembered(vault, "canary-7", "canary-8")
+    assert vault.user_ids(tokens) == known_of(earlier)
+
+
+def test_a_damaged_version_of_the_tables_costs_nobody(tmp_path):
+    vault, tokens = harmed(tmp_path, "PRAGMA user_version = 0")
+    assert Vault(tmp_path / "vault").user_ids(tokens) == vault.user_ids(tokens) == dict(zip(tokens, "ab", strict=True))
+
+
+def test_the_vault_of_the_previous_release_is_sealed(tmp_path):
+    with tarfile.open(DATA / "home-v1.tar.gz") as tar:
+        tar.extractall(tmp_path, [member for member in tar if member.name.startswith("home/vault")], filter="data")
+    folder = tmp_path / "home" / "vault"
+    assert b"user-0000" in bytes_of(folder)
+    vault = Vault(folder)
+    assert b"user-0000" not in bytes_of(folder)
+    assert vault.user_ids([vault.door.token("user-000099")]) == {vault.door.token("user-000099"): "user-000099"}
