@@ -23,6 +23,7 @@ from tasks.adapters.manifest import MEASURED, Manifest, Recipe
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.store import Store
 from tasks.adapters.vault import Vault
+from tasks.check_store import databases
 from tasks.check_store import vault as vault_faults
 from tasks.workshop import Workshop
 
@@ -131,7 +132,7 @@ def _vault(workshop: Workshop) -> Iterator[Target]:
 
     def names() -> dict[str, str]:
         found = Vault(settings.vault, settings.vault_key).user_ids(tokens)
-        for fault in vault_faults(workshop) if len(found) < len(tokens) else ():
+        for fault in (*databases(workshop), *vault_faults(workshop)) if len(found) < len(tokens) else ():
             raise RecsysError(fault.what, mend=fault.mend)
         return found
 

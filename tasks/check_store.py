@@ -3,13 +3,12 @@
 import contextlib
 import json
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from recsys.errors import HomeError, RecsysError
-from tasks.adapters.database import Database
+from tasks.adapters.database import DAMAGED, Database
 from tasks.adapters.relocate import old_home, relocate
 from tasks.adapters.scrub import Damage, Scrubbed, scrub, set_aside
 from tasks.adapters.settings import Settings
@@ -59,7 +58,7 @@ def vault(workshop: Workshop) -> Iterator[Fault]:
         try:
             damaged = Vault(settings.vault, settings.vault_key).damaged()
         except RecsysError as error:
-            yield Fault("vault", error.what, error.mend)
+            yield Fault("vault", f"{error.what} ({error.where})", error.mend)
         else:
             if damaged:
                 mend = "recsys restore from a backup; events that name them again mend it too"
@@ -93,7 +92,7 @@ def _set_aside(store: Store, damage: Damage) -> str:
 def _integrity(path: Path) -> str:
     try:
         rows = Database(path).rows("PRAGMA integrity_check(1)")
-    except sqlite3.DatabaseError as error:
+    except DAMAGED as error:
         return str(error)
     return "" if rows == [("ok",)] else str(rows[0][0])
 

@@ -12,6 +12,9 @@ _REVISION = re.compile(r"^(down_)?revision\b[^=\n]*=([^\n]*)", re.MULTILINE)
 _QUOTED = re.compile(r"[\"']([^\"']+)[\"']")
 _WAIT_SECONDS = 10
 
+DAMAGED = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What reading a damaged file raises: what SQLite says of it may quote bytes that are no text."""
+
 
 @dataclass(frozen=True)
 class Database:
@@ -23,7 +26,7 @@ class Database:
         """What is wrong with the file; empty when it is sound. Reads all of it."""
         try:
             return "" if (said := str(self._one("PRAGMA quick_check(1)"))) == "ok" else said
-        except sqlite3.DatabaseError as error:
+        except DAMAGED as error:
             return str(error)
 
     def revision(self) -> str:

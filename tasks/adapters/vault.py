@@ -14,6 +14,7 @@ import pyarrow as pa
 from recsys.door import Door
 from recsys.errors import HomeError
 from tasks.adapters import vault_tables
+from tasks.adapters.database import DAMAGED
 from tasks.adapters.seal import Seal
 
 KEY_BYTES = 32
@@ -127,7 +128,7 @@ class Vault:
         """HomeError for what SQLite finds wrong with the table."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except DAMAGED as error:
             what = f"the table of users cannot be read: {error}"
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             mend = "Make room on the disk; the users are as they were." if full else _RESTORE
@@ -160,5 +161,5 @@ def forgotten(folder: Path) -> dict[str, int]:
             there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'forgotten'").fetchone()
             rows = connection.execute("SELECT lower(hex(token)), at FROM forgotten") if there else ()
             return {str(token): int(at) for token, at in rows}
-    except sqlite3.Error as error:
+    except DAMAGED as error:
         raise HomeError(f"the vault cannot be read: {error}", where=str(file), mend=_RESTORE) from error

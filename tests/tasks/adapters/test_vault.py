@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import HomeError
+from tasks.adapters.database import Database
 from tasks.adapters.seal import Seal
-from tasks.adapters.vault import KEY_BYTES, Vault
+from tasks.adapters.vault import KEY_BYTES, Vault, forgotten
 from tests.conftest import DATA
 
 
@@ -174,6 +175,21 @@ def test_a_page_that_sqlite_refuses_is_told_as_the_table(tmp_path):
     for asked in (lambda: vault.user_ids(tokens), lambda: remembered(vault, "new"), vault.damaged):
         with pytest.raises(HomeError, match=r"table of users cannot be read.*users\.sqlite"):
             asked()
+
+
+def test_a_word_of_sqlite_that_is_no_text_is_told_as_the_table(tmp_path):
+    remembered(Vault(tmp_path), "ann")
+    file = tmp_path / "users.sqlite"
+    with sqlite3.connect(file) as users:
+        users.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(file.read_bytes())
+    content[content.index(b"CREATE TABLE users") + 2] ^= 0x80  # the error quotes the schema
+    file.write_bytes(content)
+    with pytest.raises(HomeError, match=r"the table of users cannot be read: .*users\.sqlite"):
+        Vault(tmp_path)
+    assert Database(file).faults()
+    with pytest.raises(HomeError, match="the vault cannot be read"):
+        forgotten(tmp_path)
 
 
 def bytes_of(folder):
