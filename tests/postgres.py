@@ -12,6 +12,9 @@ from pathlib import Path
 
 from tests.servers import free_port
 
+PASSWORD = "canary-of-the-database-7f3a"
+"""The server asks for none and takes any: it is there to be looked for where no secret belongs."""
+
 _START_SECONDS = 120
 _UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # nothing of it outlives a crash
 
@@ -27,7 +30,7 @@ class Postgres:
 
     def __init__(self, programs: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))  # pytest's is closed to other users
-        self.port = free_port()
+        self.port, self._programs = free_port(), programs
         become = ["setpriv", "--pdeathsig", "KILL"]
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
@@ -60,7 +63,12 @@ class Postgres:
         with closing(self._connect()) as connection:
             connection.autocommit = True
             connection.cursor().execute(f'CREATE DATABASE "{name}"')
-        return f"recsys@127.0.0.1:{self.port}/{name}"
+        return f"recsys:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def dump(self) -> bytes:
+        """Everything in every database, as text."""
+        words = ["--host", "127.0.0.1", "--port", str(self.port), "--username", "recsys"]
+        return subprocess.run([self._programs / "pg_dumpall", *words], check=True, capture_output=True).stdout
 
     def stop(self) -> None:
         """It is gone, and its folder with it, when this returns."""

@@ -14,8 +14,13 @@ import pytest
 from tests import fork_server, servers
 from tests.bucket import Server
 from tests.faults.night import Shop, Truth, objects_of
-from tests.postgres import Postgres
+from tests.postgres import PASSWORD, Postgres
 
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "canary-of-the-bucket-7f3a",
+    "MLFLOW_TRACKING_PASSWORD": "canary-of-mlflow-7f3a",
+    "MLFLOW_BACKEND_STORE_URI": PASSWORD,  # in the database's address
+}
 AWS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -82,12 +87,58 @@ def story_of(home: Path) -> tuple[str, set[str]]:
     return head["decision"], {step["name"] for step in story["steps"] if not step["reused"]}
 
 
-def test_a_night_over_postgresql_and_s3_makes_the_same_objects(alone, common, postgres, tmp_path):
-    home = tmp_path / "home"
-    with new_mlflow(postgres, tmp_path / "mlflow-of-a-new-home") as mlflow:
-        alone.night(home, {**common, **mlflow, "RECSYS_STORE": "s3://postgres/new"})
-    assert story_of(home)[0] == "PROMOTE"
-    assert objects_of(next((home / "cache" / "s3").iterdir())) == objects_of(alone.home / "store")
+@dataclass(frozen=True)
+class There:
+    """A home whose first night was over the servers, and where it left what it made."""
+
+    home: Path
+    mlflow: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def there(alone, common, postgres, tmp_path_factory) -> There:
+    folder = tmp_path_factory.mktemp("there")
+    with new_mlflow(postgres, folder / "mlflow-of-a-new-home") as mlflow:
+        secret = {name: SECRETS[name] for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")}
+        environment = {**common, **mlflow, **secret, "MLFLOW_TRACKING_USERNAME": "night"}
+        said = alone.night(folder / "home", {**environment, "RECSYS_STORE": "s3://postgres/new"})
+    return There(folder / "home", folder / "mlflow-of-a-new-home", said)
+
+
+def test_a_night_over_postgresql_and_s3_makes_the_same_objects(alone, there):
+    assert story_of(there.home)[0] == "PROMOTE"
+    assert objects_of(next((there.home / "cache" / "s3").iterdir())) == objects_of(alone.home / "store")
+
+
+def secrets_in(there: There, bucket: Server, postgres: Postgres) -> set[str]:
+    """Which secrets of the environment are anywhere in what the night said and left, and where."""
+    texts = {
+        str(path): path.read_bytes()
+        for folder in (there.home, there.mlflow)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    texts |= {"what it said": there.said.encode(), "PostgreSQL": postgres.dump()}
+    client = boto3.client("s3", endpoint_url=bucket.url, aws_access_key_id="me", aws_secret_access_key="mine")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="postgres", Prefix="new/"):
+        for key in (one["Key"] for one in page["Contents"]):
+            texts[key] = client.get_object(Bucket="postgres", Key=key)["Body"].read()
+    return {
+        f"{name} in {place}"
+        for place, text in texts.items()
+        for name, value in SECRETS.items()
+        if value.encode() in text
+    }
+
+
+def test_no_secret_of_the_environment_is_left_anywhere(there, bucket, postgres):
+    planted = there.home / "logs" / "planted"
+    planted.write_text(f"opened with {SECRETS['AWS_SECRET_ACCESS_KEY']}, {PASSWORD}")
+    names = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_BACKEND_STORE_URI")
+    assert secrets_in(there, bucket, postgres) == {f"{name} in {planted}" for name in names}
+    planted.unlink()
+    assert secrets_in(there, bucket, postgres) == set()
 
 
 def test_a_home_that_moves_there_goes_on_as_if_nothing_had_happened(alone, bucket, common, postgres, tmp_path):
