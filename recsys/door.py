@@ -1,6 +1,7 @@
 """The door: users leave it as keyed tokens, and nothing behind it ever sees a raw user id."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,9 +19,11 @@ class Door:
     """Turns user ids into tokens: the first 16 bytes of HMAC-SHA256(key, user id in UTF-8), in hex.
 
     Keyed, because plain hashes of ids are reversed by trying all ids. Tokens remain personal data.
+
+    When a key is retired, what it was the token of gets a token itself: of a user who was forgotten nothing else is known.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, retired: Sequence[bytes] = ()) -> None:
         """Raises ConfigError for a key shorter than 32 bytes."""
         if len(key) < _SHORTEST_KEY:
             raise ConfigError(
@@ -32,6 +35,7 @@ class Door:
         block = block.ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self._retired = tuple(Door(old) for old in retired)  # oldest first
 
     def token(self, user_id: str) -> str:
         """The token of one user, 32 hex characters."""
@@ -39,6 +43,15 @@ class Door:
         inner.update(user_id.encode())
         outer.update(inner.digest())
         return outer.hexdigest()[:TOKEN_LENGTH]
+
+    def names(self, user_id: str) -> Iterator[str]:
+        """Every token that the list of the forgotten may have of a user: today's, then those that began under a retired key."""
+        yield self.token(user_id)
+        for number in range(len(self._retired)):
+            name = user_id
+            for door in (*self._retired[number:], self):
+                name = door.token(name)
+            yield name
 
     def tokens(self, user_ids: pa.Array) -> pa.Array:
         """The tokens of (n,) user ids without nulls, as (n,) strings; equal ids are hashed once."""

@@ -206,8 +206,8 @@ class _Reader:
         """The faults of the user ids, with those who are forgotten."""
         if not self._source.forgotten:
             return users.faults
-        token, forgotten = self._source.door.token, self._source.forgotten
-        gone = [user is not None and token(user) in forgotten for user in users.distinct.to_pylist()]
+        names, forgotten = self._source.door.names, self._source.forgotten
+        gone = [user is not None and not forgotten.isdisjoint(names(user)) for user in users.distinct.to_pylist()]
         refused = np.array([*gone, False])[users.codes] & (users.faults == Rule.FINE)
         return np.where(refused, Rule.FORGOTTEN, users.faults).astype(np.int8)
 

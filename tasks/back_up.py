@@ -5,6 +5,7 @@ databases by SQLite's own backup, then manifests, then contents; so that nothing
 """
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from tasks.adapters.relocate import close_open_runs, relocate
 from tasks.adapters.scrub import files_of
 from tasks.adapters.settings import HOME_FORMAT, Settings
 from tasks.adapters.store import Store
+from tasks.adapters.vault import sample_of
+from tasks.adapters.vault_key import VaultKey, next_to, settle
 
 _DATABASES = (("mlflow", "mlflow.db"), ("prefect", "prefect.db"), ("vault", "users.sqlite"))
 _LEFT_OUT = frozenset({"cache", "tmp", "run", "logs", "serving", "store"})
@@ -60,10 +63,12 @@ def back_up(settings: Settings, to: Path, now: datetime) -> BackedUp:
     ):
         for name, path in _names(settings):
             archive.add(name, path)
+        settle(settings.vault_key, sample_of(settings.vault))  # a change that was killed at its last step
+        sample = sample_of(settings.vault)
         _add_databases(archive, settings, Path(folder))
         _add_objects(archive, store)
         if _keeps_key(settings):
-            archive.add("vault/key", settings.vault_key)
+            _add_key(archive, settings, sample)
         _add_the_rest(archive, settings)
         archive.close(settings.home, HOME_FORMAT, now.isoformat(timespec="seconds"))
     return BackedUp(len(archive.files), archive.bytes, _keeps_key(settings), " and ".join(_elsewhere(settings)))
@@ -108,6 +113,18 @@ def _settle_in(draft: Path, old: Path, new: Path) -> tuple[int, int]:
 def _keeps_key(settings: Settings) -> bool:
     """Whoever keeps the key away from the home wants it away from the archive too: without it that names nobody."""
     return settings.vault_key.is_relative_to(settings.home)
+
+
+def _add_key(archive: ArchiveWriter, settings: Settings, sample: str | None) -> None:
+    """`sample` is that of the users before they were copied. HomeError where the key was changed since."""
+    if sample is None:
+        archive.add("vault/key", settings.vault_key)
+        return
+    key = VaultKey.read(settings.vault_key)
+    archive.add("vault/key", settings.vault_key)
+    same = archive.files.get("vault/key") == hashlib.sha256(key.content).hexdigest()
+    if not same or {sample, sample_of(settings.vault)} != {key.sample}:
+        raise HomeError("the vault's key was changed meanwhile", where=str(settings.vault_key), mend="Back up again.")
 
 
 def _elsewhere(settings: Settings) -> Iterator[str]:
@@ -157,13 +174,13 @@ def _add_objects(archive: ArchiveWriter, store: Store) -> None:
 
 def _add_the_rest(archive: ArchiveWriter, settings: Settings) -> None:
     """MLflow's artifacts, reports, and whatever else is in the home and not left out."""
-    databases = {f"{place}/{name}{end}" for place, name in _DATABASES for end in ("", "-wal", "-shm", "-journal")}
+    left_out = {f"{place}/{name}{end}" for place, name in _DATABASES for end in ("", "-wal", "-shm", "-journal")}
     for top in sorted(settings.home.iterdir()):
         if top.name in _LEFT_OUT or top == settings.store:
             continue
         for path in [top] if top.is_file() else _files(top):
             name = path.relative_to(settings.home).as_posix()
-            if name not in archive.files and name not in databases:
+            if name not in archive.files and name not in left_out and path != next_to(settings.vault_key):
                 archive.add(name, path)
     latest = settings.home / "scores" / "latest"
     if latest.is_symlink() and latest.exists():

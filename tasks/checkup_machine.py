@@ -13,6 +13,7 @@ from shlex import quote
 from recsys import wording
 from tasks.adapters.channels import FILE
 from tasks.adapters.records import newest_start, nights_ended
+from tasks.adapters.vault import key_changes
 from tasks.finding import Finding, doubtful, ill, several, well
 from tasks.patient import Patient
 
@@ -66,7 +67,11 @@ def permissions(patient: Patient) -> Finding:
         names = several([str(path) for path in dict.fromkeys([*open_ones, *strangers])])
         mend = f"chmod go-rwx {' '.join(quote(str(path)) for path in private)}"
         return ill(f"others than their owner may read {names}", mend)
-    return well("vault, key and addresses are for their owner only")
+    said = "vault, key and addresses are for their owner only"
+    for change in key_changes(settings.vault)[-1:]:
+        day = datetime.fromtimestamp(change.at, UTC).date().isoformat()
+        said += f"; {change.who} changed the key on {day}: {change.reason}"
+    return well(said)
 
 
 def time_zones(_: Patient) -> Finding:

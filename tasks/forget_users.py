@@ -1,9 +1,9 @@
 """forget: users who must not be known any more are gone from every object; the next night learns as if they never were.
 
-Every object that was made from events goes, whoever they are of: a sum over all users cannot be told from one without
-some of them. So the next night makes all anew, in item codes of its own, and comes to the very bytes of a home that never
-had them. Their tokens stay in the vault: the shop's files may name them again tomorrow. What serves until then, the
-champion's files, was learnt from them too; it is marked, and the doctor counts its days.
+Every object that was made from events goes (tasks/erasure.py). So the next night makes all anew, in item codes of its own,
+and comes to the very bytes of a home that never had them. Their tokens stay in the vault: the shop's files may name them
+again tomorrow. What serves until then, the champion's files, was learnt from them too; it is marked, and the doctor counts
+its days.
 """
 
 import time
@@ -16,17 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.errors import ConfigError, DataError, HomeError
+from recsys.errors import DataError
 from recsys.quarantine import TableDraft
 from tasks.adapters import disk
 from tasks.adapters.ledger import Chain
-from tasks.adapters.manifest import Manifest
 from tasks.adapters.night_lock import no_night
 from tasks.adapters.registry import STUDENT, TEACHER, UNFORGOTTEN
-from tasks.adapters.sweep import Broom, Freed, Kept, sweep, sweep_temp
+from tasks.adapters.sweep import Broom, Freed
 from tasks.adapters.vault import Vault, forgotten
 from tasks.batch_scores import RECOMMENDATIONS
-from tasks.keeping import kept, score_folders
+from tasks.erasure import IT_READS, erase_objects, erase_pages, require_own_store, seconds_of_a_night
+from tasks.keeping import score_folders
 from tasks.workshop import Workshop
 
 
@@ -54,22 +54,20 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
     ConfigError for a store that several homes share.
     """
     settings = workshop.settings
-    if settings.shared:
-        raise ConfigError(
-            "users are forgotten in a home of its own, not in a store that homes share",
-            where=f"RECSYS_STORE={settings.shared.text}",
-            mend="Run the homes without a shared store, forget in each, and empty the bucket.",
-        )
+    require_own_store(
+        settings, "users are forgotten", "Run the homes without a shared store, forget in each, and empty the bucket."
+    )
     chain = workshop.ledger.chain().require_intact()
     vault = Vault(settings.vault, settings.vault_key)
-    with no_night(settings, "recsys forget", "Forget them once it has ended: it reads what must go."):
+    with no_night(settings, "recsys forget", IT_READS):
         tokens, again = _tokens(vault, user_ids)
-        seconds = _seconds_of_a_night(workshop)
+        seconds = seconds_of_a_night(workshop)
         vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
         broom = Broom(dry_run=False)
-        _sweep_store(workshop, chain, broom)
+        # of the ledger's verdicts, which are sums over users, nothing can be told
+        erase_objects(workshop, {chain.champion_digest, *(record.evidence for record in chain.records)}, broom)
         _sweep_registry(workshop, chain)
-        _sweep_pages(workshop, broom)
+        erase_pages(workshop, broom)
         for folder in score_folders(settings):
             _without(folder / RECOMMENDATIONS, user_ids)
     return Forgotten(len(tokens), again, chain.champion, seconds, broom.freed())
@@ -77,8 +75,12 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
 
 def _tokens(vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:
     """Their tokens, and how many of them were forgotten before."""
-    tokens = [vault.door.token(user_id) for user_id in user_ids]
-    known, before = vault.user_ids(tokens), forgotten(vault.folder)
+    before = forgotten(vault.folder)
+    tokens = [
+        next((name for name in vault.door.names(user_id) if name in before), vault.door.token(user_id))
+        for user_id in user_ids
+    ]
+    known = vault.user_ids(tokens)
     for number, token in enumerate(tokens, start=1):
         if token not in known and token not in before:
             raise DataError(
@@ -94,33 +96,6 @@ def _ordinal(number: int) -> str:
     return names[number - 1] if number <= len(names) else f"{number}th"
 
 
-def _seconds_of_a_night(workshop: Workshop) -> float | None:
-    """The longest of all nights: one that made everything."""
-    nights = workshop.tracking.nights_after(None)
-    return max((sum(v for n, v in night.items() if n.startswith("seconds/")) for night in nights), default=None)
-
-
-def _sweep_store(workshop: Workshop, chain: Chain, broom: Broom) -> None:
-    """All but the champion's files and the ledger's verdicts, which are sums over users. Lineage stays, names and digests."""
-    store, soon = workshop.store, time.time() + 1
-    stays = frozenset({chain.champion_digest, *(record.evidence for record in chain.records)}) - {""}
-
-    def marked() -> Kept:
-        remembered = kept(workshop, nights=1)
-        return Kept(stays, remembered.whole | remembered.remembered, heads=lambda name: False)
-
-    sweep(store, marked, soon, broom)
-    sweep_temp(workshop.settings.temp, "*", soon, broom)
-    named = [Manifest.read(path) for path in (store.root / "manifests").glob("*/*.json")]
-    left = [each.step for each in named if each and each.digest not in stays]
-    if left:
-        raise HomeError(
-            f"{len(left)} objects are in use ({', '.join(sorted(set(left)))}) and are not gone yet",
-            where=str(store.root),
-            mend="End the commands that work on this home, then run the same command again.",
-        )
-
-
 def _sweep_registry(workshop: Workshop, chain: Chain) -> None:
     """Of versions only the champion's files stay. All are marked: until then they were learnt with these users."""
     today = datetime.now(UTC).date().isoformat()
@@ -131,13 +106,6 @@ def _sweep_registry(workshop: Workshop, chain: Chain) -> None:
                 model == TEACHER or version.digest != chain.champion_digest
             ):  # by its files: twins of a version share them
                 workshop.registry.erase(model, version.number)
-
-
-def _sweep_pages(workshop: Workshop, broom: Broom) -> None:
-    """Reports of earlier versions showed the histories of some users, here and with their runs in MLflow."""
-    for page in sorted((workshop.settings.home / "reports").glob("[0-9]*")):
-        broom.take("reports", page)
-    workshop.tracking.erase_from_nights("report")
 
 
 def _without(file: Path, user_ids: Sequence[str]) -> None:

@@ -186,8 +186,8 @@ def _source(settings: Settings, store: Store, request: Request, runtime: Runtime
         folder = Path(temporary)
         names = Vault(folder / "vault", settings.vault_key)
         tomorrow = int(time.time()) + DAY  # a shop's clock may be ahead of ours
-        gone = frozenset(forgotten(settings.vault))
-        source = EventSource(request.columns, None, tomorrow, names.door, names.remember, gone)
+        gone, door = frozenset(forgotten(settings.vault)), Vault(settings.vault, settings.vault_key).door
+        source = EventSource(request.columns, None, tomorrow, door, names.remember, gone)
         config, accepted, newest, notes = _event_rules(store, runtime), [], [], []
         for number, file in enumerate(input_files(request.events)):
             validation = validate_file(file, folder / str(number), source, config)

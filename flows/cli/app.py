@@ -30,6 +30,7 @@ from flows.cli import (
     report,
     restore,
     rollback,
+    rotate_key,
     score,
     serve,
     status,
@@ -71,6 +72,7 @@ app.command("plan")(plan.command)
 app.command("backup")(backup.command)
 app.command("restore")(restore.command)
 app.command("forget")(forget.command)
+app.command("rotate-key")(rotate_key.command)
 app.command("move")(move.command)
 app.command("gc")(gc.command)
 app.command("fsck")(fsck.command)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -11,14 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recsys.door import Door
 from recsys.errors import HomeError
-from tasks.adapters import vault_tables
+from tasks.adapters import vault_key, vault_tables
 from tasks.adapters.database import DAMAGED
-from tasks.adapters.seal import Seal
-
-KEY_BYTES = 32
-"""A key has at least so many; one that is made here has exactly so many, and they are random."""
+from tasks.adapters.vault_key import VaultKey
+from tasks.adapters.vault_tables import KeyChange
 
 _A_QUERY = 10_000
 _WAIT_SECONDS = 60
@@ -34,28 +30,25 @@ class Vault:
     def __init__(self, folder: Path, key_file: Path | None = None) -> None:
         """Opens the vault, or makes it and its key. `key_file` is where the key is kept if not in the folder.
 
-        What an earlier version kept is sealed first.
-
+        What an earlier version kept is sealed first; a change of the key that was interrupted is brought to its end.
         Raises HomeError when the key or the table cannot be read, or the table was filled under another key.
         """
         self.folder, self._users = folder, folder / "users.sqlite"
         key_file = key_file or folder / "key"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if vault_key.next_to(key_file).exists():
+                vault_key.settle(key_file, sample_of(folder))
             if not key_file.exists():
                 self._require_no_users(key_file)
-                _make_key(key_file)
-            key = key_file.read_bytes()
+                vault_key.make(key_file)
+            self._key = VaultKey.read(key_file)
             os.close(os.open(self._users, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             mend = "Check that the folder is writable and the key readable."
             where = str(error.filename or folder)
             raise HomeError(f"the vault cannot be opened: {error.strerror}", where=where, mend=mend) from error
-        if len(key) < KEY_BYTES:
-            mend = "Restore it from a backup: under another key every user is a stranger."
-            raise HomeError(f"the key has {len(key)} bytes, fewer than {KEY_BYTES}", where=str(key_file), mend=mend)
-        self.door, self._seal = Door(key), Seal(key, "user ids")
-        self._prepare(key_file)
+        self.door = self._key.door(self._prepare(key_file))
 
     def remember(self, users: pa.Table) -> None:
         """Keeps the (token, user_id) rows that are not known yet. Several processes may do so at once."""
@@ -64,7 +57,7 @@ class Vault:
         with self._told(), closing(self._connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             pairs = zip(tokens, rows["user_id"].to_pylist(), strict=True)
-            sealed = ((token, self._seal.closed(user_id.encode(), token)) for token, user_id in pairs)
+            sealed = ((token, self._key.users.closed(user_id.encode(), token)) for token, user_id in pairs)
             connection.executemany(_KEEP, sealed)
 
     def user_ids(self, tokens: Iterable[str]) -> dict[str, str]:
@@ -82,7 +75,7 @@ class Vault:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT token, CAST(user_id AS BLOB) FROM users WHERE token IN ({marks})"
                 rows = connection.execute(query, [bytes.fromhex(token) for token in some])
-                known = {token.hex(): self._seal.opened(sealed, token) for token, sealed in rows}
+                known = {token.hex(): self._key.users.opened(sealed, token) for token, sealed in rows}
                 if wrong := sum(user_id is None for user_id in known.values()):
                     raise HomeError(f"{wrong:,} users of the vault are damaged", where=str(self._users), mend=_RESTORE)
                 yield from ((token, user_id.decode()) for token in some if (user_id := known.get(token)) is not None)
@@ -101,11 +94,22 @@ class Vault:
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @contextlib.contextmanager
+    def changing_key(self, new: VaultKey, change: KeyChange) -> Iterator[int]:
+        """Its users, how many is given, go over to another key when the block has ended well; this object knows the old one.
+
+        The file of the key is the caller's, and must be on the disk by then.
+        """
+        with self._told(), closing(self._connect()) as connection:
+            with vault_tables.rekeyed(connection, self._key, new, change) as users:
+                yield users
+            vault_tables.wipe(connection)
+
     def damaged(self) -> int:
         """Rows whose user id does not open. Reads them all; HomeError when they cannot be read."""
         with self._told(), closing(self._connect()) as connection:
             rows = connection.execute("SELECT CAST(token AS BLOB), CAST(user_id AS BLOB) FROM users")
-            return sum(self._seal.opened(sealed, token) is None for token, sealed in rows)
+            return sum(self._key.users.opened(sealed, token) is None for token, sealed in rows)
 
     def _require_no_users(self, key_file: Path) -> None:
         if self._users.exists() and self._users.stat().st_size:
@@ -115,13 +119,14 @@ class Vault:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._users, timeout=_WAIT_SECONDS, isolation_level=None)
 
-    def _prepare(self, key_file: Path) -> None:
+    def _prepare(self, key_file: Path) -> tuple[bytes, ...]:
+        """The keys that are retired."""
         with self._told(), closing(self._connect()) as connection:
-            ours = vault_tables.prepare(connection, self.door, self._seal)
-        if not ours:
-            mend = "Give the key they were tokenised with: under another key every user is a stranger."
-            where = f"{self._users}, {key_file}"
-            raise HomeError("the vault's users belong to another key", where=where, mend=mend)
+            if vault_tables.prepare(connection, self._key):
+                return vault_tables.retired_keys(connection, self._key)
+        mend = "Give the key they were tokenised with: under another key every user is a stranger."
+        where = f"{self._users}, {key_file}"
+        raise HomeError("the vault's users belong to another key", where=where, mend=mend)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -135,31 +140,28 @@ class Vault:
             raise HomeError(what, where=str(self._users), mend=mend) from error
 
 
-def _make_key(path: Path) -> None:
-    """Makes a key, whole or not at all. Of several processes at once one wins, and all read its key."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
-
-
 def forgotten(folder: Path) -> dict[str, int]:
     """When each forgotten user was forgotten (seconds UTC), by token. The vault need not be there; no key is needed."""
+    return {str(token): int(at) for token, at in _rows(folder, "forgotten", "lower(hex(token)), at")}
+
+
+def sample_of(folder: Path) -> str | None:
+    """By which the key of a vault's users is known (VaultKey.sample); None where there are no users."""
+    return next((str(sample) for (sample,) in _rows(folder, "door", "sample")), None)
+
+
+def key_changes(folder: Path) -> list[KeyChange]:
+    """When its key was changed, by whom and why; the first first."""
+    return [KeyChange(*row) for row in _rows(folder, "key_changes", "at, who, reason")]
+
+
+def _rows(folder: Path, table: str, columns: str) -> list[tuple]:
     file = folder / "users.sqlite"
     if not file.exists():
-        return {}
+        return []
     try:
         with closing(sqlite3.connect(file, timeout=_WAIT_SECONDS)) as connection:
-            there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'forgotten'").fetchone()
-            rows = connection.execute("SELECT lower(hex(token)), at FROM forgotten") if there else ()
-            return {str(token): int(at) for token, at in rows}
+            there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone()
+            return connection.execute(f"SELECT {columns} FROM {table}").fetchall() if there else []
     except DAMAGED as error:
         raise HomeError(f"the vault cannot be read: {error}", where=str(file), mend=_RESTORE) from error

@@ -1,14 +1,18 @@
-"""The vault's tables: what they are, and how an earlier version's, whose user ids lie open, becomes these.
+"""The vault's tables: what they are, how an earlier version's become these, and how they go over to another key.
 
-users       token, user id sealed for it
-forgotten   token, when (seconds UTC)
-door        a token by which a key is told from another
+users        token, user id sealed for it
+forgotten    token, when (seconds UTC)
+door         a token by which a key is told from another
+retired      keys before this one, oldest first, sealed: of the forgotten nothing else is known than what these gave them
+key_changes  when (seconds UTC), who, why
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 
-from recsys.door import Door
-from tasks.adapters.seal import Seal
+from tasks.adapters.vault_key import VaultKey
 
 SEALED, WIPED = 1, 2
 """PRAGMA user_version: the user ids are sealed; and nothing of what was there before is left. An earlier version's has 0."""
@@ -17,13 +21,23 @@ _USERS = "CREATE TABLE IF NOT EXISTS users (token BLOB PRIMARY KEY, user_id BLOB
 _OTHERS = (
     "CREATE TABLE IF NOT EXISTS forgotten (token BLOB PRIMARY KEY, at INTEGER) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS door (one INTEGER PRIMARY KEY, sample TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS retired (number INTEGER PRIMARY KEY, key BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS key_changes (at INTEGER NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL)",
 )
-_SAMPLE = "recsys vault"  # its token tells one key from another
 
 
-def prepare(connection: sqlite3.Connection, door: Door, seal: Seal) -> bool:
+@dataclass(frozen=True)
+class KeyChange:
+    """That the key was changed."""
+
+    at: int  # seconds UTC
+    who: str
+    reason: str
+
+
+def prepare(connection: sqlite3.Connection, key: VaultKey) -> bool:
     """Makes the tables once, and seals what an earlier version kept; one transaction. False, and nothing done, for another
-    door's users.
+    key's users.
 
     sqlite3.DatabaseError for tables that are no vault's.
     """
@@ -35,14 +49,14 @@ def prepare(connection: sqlite3.Connection, door: Door, seal: Seal) -> bool:
         raise sqlite3.DatabaseError(f"it has {', '.join(sorted(tables))}, and no table users")
     for table in (_USERS, *_OTHERS):
         connection.execute(table)
-    connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [door.token(_SAMPLE)])
-    if connection.execute("SELECT sample FROM door").fetchone()[0] != door.token(_SAMPLE):
+    connection.execute("INSERT OR IGNORE INTO door VALUES (1, ?)", [key.sample])
+    if connection.execute("SELECT sample FROM door").fetchone()[0] != key.sample:
         connection.execute("ROLLBACK")
         return False
     if not tables:
         connection.execute(f"PRAGMA user_version = {WIPED}")
     elif not _state(connection):
-        _seal_users(connection, door, seal)
+        _seal_users(connection, key)
         connection.execute(f"PRAGMA user_version = {SEALED}")
     connection.execute("COMMIT")
     if _state(connection) != WIPED:
@@ -60,12 +74,66 @@ def wipe(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {WIPED}")
 
 
+def retired_keys(connection: sqlite3.Connection, key: VaultKey) -> tuple[bytes, ...]:
+    """The keys before this one that still have forgotten users, oldest first."""
+    rows = connection.execute("SELECT number, CAST(key AS BLOB) FROM retired ORDER BY number").fetchall()
+    found = [key.retired.opened(sealed, _place(number)) for number, sealed in rows]
+    if None in found:
+        raise sqlite3.DatabaseError("a retired key is damaged, without which forgotten users are not known again")
+    return tuple(each for each in found if each is not None)
+
+
+@contextmanager
+def rekeyed(connection: sqlite3.Connection, old: VaultKey, new: VaultKey, change: KeyChange) -> Iterator[int]:
+    """Users and forgotten go over to another key when the block has ended well; until then they are the old one's.
+
+    One transaction. Gives the number of users that could be read: one that is damaged is left out until events name it
+    again. A token of a forgotten user becomes the new key's token of it, so that no old one is left.
+    """
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("BEGIN IMMEDIATE")
+    before = retired_keys(connection, old)
+    connection.execute("ALTER TABLE users RENAME TO old_users")
+    connection.execute(_USERS)
+    users = connection.executemany("INSERT INTO users VALUES (?, ?)", _renewed(connection, old, new)).rowcount
+    connection.execute("DROP TABLE old_users")
+    forgotten = connection.execute("SELECT lower(hex(token)), at FROM forgotten").fetchall()
+    connection.execute("DELETE FROM forgotten")
+    token = new.door().token
+    connection.executemany(
+        "INSERT INTO forgotten VALUES (?, ?)", [(bytes.fromhex(token(name)), at) for name, at in forgotten]
+    )
+    connection.execute("DELETE FROM retired")
+    keys = (*before, old.content) if forgotten else ()
+    sealed = [(number, new.retired.closed(content, _place(number))) for number, content in enumerate(keys)]
+    connection.executemany("INSERT INTO retired VALUES (?, ?)", sealed)
+    connection.execute("UPDATE door SET sample = ?", [new.sample])
+    connection.execute("INSERT INTO key_changes VALUES (?, ?, ?)", astuple(change))
+    connection.execute(f"PRAGMA user_version = {SEALED}")
+    yield users
+    connection.execute("COMMIT")
+
+
+def _renewed(connection: sqlite3.Connection, old: VaultKey, new: VaultKey) -> Iterator[tuple[bytes, bytes]]:
+    door = new.door()
+    for token, sealed in connection.execute("SELECT CAST(token AS BLOB), CAST(user_id AS BLOB) FROM old_users"):
+        user_id = old.users.opened(sealed, token)
+        if user_id is not None:
+            renewed = bytes.fromhex(door.token(user_id.decode()))
+            yield renewed, new.users.closed(user_id, renewed)
+
+
+def _place(number: int) -> bytes:
+    return b"%d" % number
+
+
 def _state(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _seal_users(connection: sqlite3.Connection, door: Door, seal: Seal) -> None:
+def _seal_users(connection: sqlite3.Connection, key: VaultKey) -> None:
     """A user id that does not make its token is damaged, and stays so without what it was. One that is sealed stays."""
+    door, seal = key.door(), key.users
 
     def sealed(user_id: object, token: object) -> bytes | None:
         if not isinstance(token, bytes) or not isinstance(user_id, bytes):

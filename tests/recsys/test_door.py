@@ -36,3 +36,13 @@ def test_another_key_gives_other_tokens():
 def test_a_short_key_is_refused():
     with pytest.raises(ConfigError, match="has 31 bytes, at least 32 are needed"):
         Door(KEY[:31])
+
+
+def test_a_user_is_known_by_the_names_that_retired_keys_began():
+    first, second, third = (Door(bytes([number]) * 32) for number in (1, 2, 3))
+    door = Door(b"\3" * 32, (b"\1" * 32, b"\2" * 32))
+    of_first = third.token(second.token(first.token("alice")))
+    of_second = third.token(second.token("alice"))
+    assert list(door.names("alice")) == [third.token("alice"), of_first, of_second]
+    assert door.token("alice") == third.token("alice"), "what a user is called from now on"
+    assert list(first.names("alice")) == [first.token("alice")]
