@@ -32,7 +32,7 @@ from recsys.errors import RecsysError
 from tasks.workshop import Workshop
 
 RESULTS = ("refused", "harmless", "missed", "parsed", "unnamed", "crashed")
-LOOSE = ("manifest", "users.sqlite", "MLmodel")
+LOOSE = ("manifest", "head", "users.sqlite", "MLmodel")
 """Kinds with bits that say nothing."""
 
 

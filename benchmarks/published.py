@@ -8,9 +8,10 @@ import contextlib
 import dataclasses
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -51,7 +52,7 @@ def targets_of(workshop: Workshop) -> list[Target]:
     for path in sorted(folder.glob("data/*/*")):
         read = functools.partial(check, folder, version.digest, "recsys.runtime", 1e6)
         found.append(_file("artifact in MLflow", path, _called(path), read))
-    return [*found, _description(folder), *_serving(workshop, version.digest)]
+    return [*found, _description(folder), *_serving(workshop, version.digest), *_heads(store)]
 
 
 def _object(store: Store, path: Path) -> Iterator[Target]:
@@ -185,6 +186,30 @@ def _serving(workshop: Workshop, digest: str) -> Iterator[Target]:
     look(copy / "card.json")
     for path in sorted(copy.iterdir()):
         yield _file("copy that serves", path, _called(path), lambda: Runtime.open(copy), None, lambda p=path: look(p))
+
+    def restore() -> int:
+        follower = Follower(settings, Store(settings.store), lambda: workshop, lambda shop: None)
+        follower.restore()
+        if (model := follower.current()) is None:  # ignored, with a warning
+            raise RecsysError("current.json is not used")
+        return model.version
+
+    current = settings.home / "serving" / "current.json"
+    yield _file("current.json", current, "current.json", restore, None, lambda: look(current))
+
+
+def _heads(store: Store) -> Iterator[Target]:
+    """As this version points them; those of before have no checksum."""
+    for path in sorted((store.root / "heads").glob("*.json")):
+        value = store.head(path.stem)
+        assert value is not None
+
+        def again(path: Path = path, value: Mapping[str, Any] = value) -> bytes:
+            store.set_head(path.stem, value)
+            return path.read_bytes()
+
+        again()
+        yield _file("head", path, path.name, functools.partial(store.head, path.stem), value, again)
 
 
 def _file(

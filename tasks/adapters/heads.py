@@ -2,6 +2,7 @@
 
 In a shared store the bucket's are the heads, and a host keeps a copy of what it has seen. Each moves only from the state
 that was read: what two hosts do to one at once happens one after the other, and a request that arrives late does nothing.
+Each has a checksum of itself, but those of before there were any.
 """
 
 import contextlib
@@ -14,9 +15,12 @@ from typing import Any
 from recsys.errors import StoreError
 from tasks.adapters.disk import put_if_absent, remove, sync, told, write
 from tasks.adapters.locks import locked
+from tasks.adapters.manifest import sealed, unsealed
 from tasks.adapters.sharing import Shared
 
 Value = Mapping[str, Any]
+
+_MEND = "Set it aside (recsys fsck --repair; in a bucket remove it) or restore it: the next night points it anew."
 
 
 class Heads:
@@ -38,14 +42,14 @@ class Heads:
             return None
         value = _value(found.content, self.remote.where(f"heads/{name}.json"))
         if not path.is_file() or path.read_bytes() != found.content:
-            self._point(path, value)
+            self._point(path, found.content)
         return value
 
     def point(self, name: str, value: Value) -> None:
         """Whatever it was: the last to point it is right."""
         if self.remote is not None:
             self._swap(name, lambda content: value)
-        self._point(self._path(name), value)
+        self._point(self._path(name), _text(value))
 
     def move(self, name: str, change: Callable[[Value | None], Value | None]) -> Value | None:
         """To what `change` makes of where it points; not at all for None. It is asked again if another host was faster.
@@ -59,7 +63,7 @@ class Heads:
             return self.read(name)
         with locked(self.root, f"head-{name}"):
             if (value := change(self.read(name))) is not None:
-                self._point(path, value)
+                self._point(path, _text(value))
             return self.read(name)
 
     def once(self, name: str, value: Value) -> Value:
@@ -68,9 +72,9 @@ class Heads:
         if self.remote is not None:
             first = self.remote.swap(f"heads/{name}.json", _text(value), None)
             if first:
-                self._point(path, value)
+                self._point(path, _text(value))
         else:
-            with self._drafted(path, value) as draft:
+            with self._drafted(path, _text(value)) as draft:
                 first = put_if_absent(draft, path)
         return value if first else (self.read(name) or value)
 
@@ -82,18 +86,18 @@ class Heads:
             if value is None or self.remote.swap(f"heads/{name}.json", _text(value), found.etag if found else None):
                 return
 
-    def _point(self, path: Path, value: Value) -> None:
-        with self._drafted(path, value) as draft:
+    def _point(self, path: Path, content: bytes) -> None:
+        with self._drafted(path, content) as draft:
             os.replace(draft, path)
             sync(path.parent)
 
     @contextlib.contextmanager
-    def _drafted(self, path: Path, value: Value) -> Iterator[Path]:
-        """A durable file with the value as JSON, to be given the name `path`."""
+    def _drafted(self, path: Path, content: bytes) -> Iterator[Path]:
+        """A durable file, to be given the name `path`."""
         draft = self.root / "tmp" / "heads"
         with locked(self.root, draft.name), told(path.parent):
             remove(draft)
-            write(draft, _text(value))
+            write(draft, content)
             yield draft
             remove(draft)
 
@@ -102,12 +106,11 @@ class Heads:
 
 
 def _text(value: Value) -> bytes:
-    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode("ascii")
+    return json.dumps(sealed(value), sort_keys=True, indent=1, allow_nan=False).encode("ascii")
 
 
 def _value(content: bytes, where: str) -> Value:
     try:
-        value: Value = json.loads(content)
+        return unsealed(json.loads(content))
     except ValueError as error:
-        raise StoreError("a head of the store is damaged", where=where) from error
-    return value
+        raise StoreError("a head of the store is damaged", where=where, mend=_MEND) from error

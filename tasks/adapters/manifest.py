@@ -13,6 +13,9 @@ MEASURED = "measured.json"
 """What differs from run to run (seconds, latencies): kept with the object, not in its digest nor its view."""
 
 
+_SEAL = "sha256"
+
+
 def canonical(value: object) -> bytes:
     """The one JSON text of a value: sorted keys, ASCII, no blanks, neither NaN nor infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -22,6 +25,29 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A value with a checksum of itself: a bit that rots in the file cannot make another value of it."""
+    return {**value, _SEAL: _checksum(value)}
+
+
+def unsealed(document: Any) -> dict[str, Any]:
+    """The value that was `sealed`, or that of a file of before seals. ValueError when it is another."""
+    if not isinstance(document, dict):
+        raise ValueError("it is no object")
+    texts = [_SEAL] if _SEAL in document else [name for name, each in document.items() if isinstance(each, str)]
+    for name in texts:
+        value = {key: each for key, each in document.items() if key != name}
+        if (document[name] == _checksum(value)) != (name == _SEAL):  # or the seal's own name has rotted
+            raise ValueError("its checksum is another")
+        if name == _SEAL:
+            return value
+    return document
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def digest_of(sha256_by_name: Mapping[str, str]) -> str:
@@ -109,7 +135,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Canonical JSON with a checksum of itself."""
         fields = json.loads(canonical(asdict(self)))
-        checked = {"manifest": fields, "sha256": hashlib.sha256(canonical(fields)).hexdigest()}
+        checked = {"manifest": fields, "sha256": _checksum(fields)}
         return json.dumps(checked, sort_keys=True, indent=1, allow_nan=False).encode("ascii")
 
     @classmethod
@@ -127,7 +153,7 @@ class Manifest:
         try:
             checked = json.loads(content)
             fields = checked["manifest"]
-            if hashlib.sha256(canonical(fields)).hexdigest() != checked["sha256"]:
+            if _checksum(fields) != checked["sha256"]:
                 raise ValueError("checksum")
             files = tuple(File(**f) for f in fields["files"])
             manifest = cls(**{**fields, "files": files, "parents": tuple(fields["parents"])})

@@ -10,7 +10,7 @@ from recsys.errors import StoreError
 from tasks.workshop import Workshop
 
 STEPS = ("validate", "items", "build", "teach", "label", "distil", "compress", "artifact", "evaluate", "judge")
-REMADE = (*STEPS, "manifest", "mirrored record", "copy that serves")
+REMADE = (*STEPS, "manifest", "mirrored record", "copy that serves", "current.json", "head")
 FOR_A_PERSON = ("record", "key", "users.sqlite", "artifact in MLflow", "MLmodel")
 
 

@@ -407,6 +407,30 @@ def test_heads(tmp_path):
         store.head("catalog")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"digest": "b', b'"digest": "c'), (b'"items": 4', b'"items": 5'), (b'"sha256"', b'"sha257"')]
+)
+def test_a_head_that_is_another_but_still_json_is_refused_with_the_mend(tmp_path, old, new):
+    store, path = Store(tmp_path), tmp_path / "heads" / "catalog.json"
+    store.set_head("catalog", {"digest": "b" * 64, "items": 4})
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(StoreError, match=r"a head of the store is damaged.*catalog\.json.*fsck --repair"):
+        store.head("catalog")
+    with pytest.raises(StoreError, match="damaged"):
+        store.move_head("catalog", lambda head: {"digest": "d"})
+    store.set_head("catalog", {"digest": "d"})
+    assert store.head("catalog") == {"digest": "d"}
+
+
+def test_a_head_of_before_there_were_checksums_is_read(tmp_path):
+    store = Store(tmp_path)
+    (tmp_path / "heads" / "last.json").write_text(json.dumps({"digest": "b" * 64, "dataset": "c" * 64, "items": 4}))
+    assert store.head("last") == {"digest": "b" * 64, "dataset": "c" * 64, "items": 4}
+    (tmp_path / "heads" / "last.json").write_text("[]")
+    with pytest.raises(StoreError, match="damaged"):
+        store.head("last")
+
+
 def test_the_manifest_file_is_json_with_its_own_checksum(tmp_path):
     Store(tmp_path).make(RECIPE, build)
     path = next((tmp_path / "manifests").rglob("*.json"))
