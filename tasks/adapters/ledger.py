@@ -198,8 +198,8 @@ class Ledger:
         for _ in range(_READ_BACK):
             wrong = self._wrong_aliases(chain.require_intact())
             if not wrong and chain.applied:
-                for number in marked:
-                    self.registry.drop_tag(self.name, number, self._mark)
+                for record in marked:
+                    self.registry.drop_tag(self.name, record, self._mark)
                 return
             if chain.last and chain.last not in marked:
                 self.registry.set_tags(self.name, chain.last, {self._mark: str(int(time.time()))})
