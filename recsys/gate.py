@@ -269,7 +269,7 @@ def _unseen_items(artifact: ModelReport, teacher: ModelReport, asked: float) -> 
     if count < MIN_USERS:
         said = f"{told(count)} took items without training events, too few to be compared ({MIN_USERS} asked)"
         few = Criterion.fact("unseen_items", count, MIN_USERS, True, said)
-        return [replace(few, value=None if count < FEWEST else count, proven=False)]
+        return [replace(few, value=None if 0 < count < FEWEST else count, proven=False)]
     kept = _share(artifact.unseen_hit_at_10[users], teacher.unseen_hit_at_10[users])
     said = f"keeps {_percent(kept.value)} of the teacher's HR@10 on items without training events, of {count} users"
     return [_estimated("unseen_items", "guard", kept, Margin(asked), (said, _percent))]

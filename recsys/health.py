@@ -146,7 +146,7 @@ class Health:
 
 
 def _counted(users: int) -> int | None:
-    return users if users >= FEWEST else None
+    return None if 0 < users < FEWEST else users
 
 
 def _listed(drift: Drift) -> str:

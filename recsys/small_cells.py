@@ -15,8 +15,8 @@ WITHHELD = "withheld"
 
 
 def told(users: int | None) -> str:
-    """1234 -> "1,234 users"; a few are not counted out, and None is a few that were not."""
-    return FEW if users is None or users < FEWEST else f"{users:,} users"
+    """1234 -> "1,234 users"; a few are not counted out, and None is a few that were not. Nobody is no few."""
+    return FEW if users is None or 0 < users < FEWEST else f"{users:,} users"
 
 
 def withheld(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
