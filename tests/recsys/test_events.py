@@ -567,3 +567,15 @@ def test_rows_of_the_forgotten_are_refused_without_a_word_of_who_and_are_no_faul
     assert pq.read_table(tmp_path / "out" / "accepted.parquet")["token"].to_pylist() == [
         DOOR.token("ada"), DOOR.token("bob")
     ]  # fmt: skip
+
+
+def test_who_was_forgotten_under_a_retired_key_is_refused_by_what_it_was_called_then(tmp_path, users, source):
+    path = parquet(tmp_path, user_id=["ada", "eve", "eve", "mallory", "bob"])
+    door = Door(b"new" * 11, (b"old" * 11,))
+    gone = frozenset({door.token(Door(b"old" * 11).token("eve")), door.token("mallory")})
+    forgetful = replace(source, door=door, forgotten=gone)
+    validation = validate_file(path, tmp_path / "out", forgetful, EventsConfig())
+    assert validation.by_rule == {"user_id forgotten": 3}
+    assert pq.read_table(tmp_path / "out" / "accepted.parquet")["token"].to_pylist() == [
+        door.token("ada"), door.token("bob")
+    ]  # fmt: skip
