@@ -28,16 +28,17 @@ def require_own_store(settings: Settings, what: str, mend: str) -> None:
         )
 
 
-def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom) -> None:
-    """All of the store but the digests that stay. Lineage stays, names and digests.
+def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom, lineage: bool) -> None:
+    """All of the store but the digests that stay. Of the others `lineage` may stay, names and digests; not where the next
+    night comes to some of the same digests, which would be found under manifests that name swept measurements.
 
     HomeError when a living process uses some of it; done again it goes on.
     """
     store, soon, whole = workshop.store, time.time() + 1, frozenset(stays) - {""}
 
     def marked() -> Kept:
-        remembered = kept(workshop, nights=1)
-        return Kept(whole, remembered.whole | remembered.remembered, heads=lambda name: False)
+        found = kept(workshop, nights=1)
+        return Kept(whole, found.whole | found.remembered if lineage else frozenset(), heads=lambda name: False)
 
     sweep(store, marked, soon, broom)
     sweep_temp(workshop.settings.temp, "*", soon, broom)

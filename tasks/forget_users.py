@@ -65,7 +65,9 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
         vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
         broom = Broom(dry_run=False)
         # of the ledger's verdicts, which are sums over users, nothing can be told
-        erase_objects(workshop, {chain.champion_digest, *(record.evidence for record in chain.records)}, broom)
+        erase_objects(
+            workshop, {chain.champion_digest, *(each.evidence for each in chain.records)}, broom, lineage=True
+        )
         _sweep_registry(workshop, chain)
         erase_pages(workshop, broom)
         for folder in score_folders(settings):

@@ -76,8 +76,8 @@ def _change(workshop: Workshop, chain: Chain, new_key_file: Path | None, change:
     vault = Vault(settings.vault, settings.vault_key)
     given = contextlib.nullcontext(new_key_file) if new_key_file else _key_in_place_of(settings)
     with given as file, vault.changing_key(VaultKey.read(file), change) as users:
-        artifacts = {record.digest for record in chain.records}
-        erase_objects(workshop, artifacts | {record.evidence for record in chain.records}, broom)
+        stays = {digest for record in chain.records for digest in (record.digest, record.evidence)}
+        erase_objects(workshop, stays, broom, lineage=False)
         erase_pages(workshop, broom)
     return users
 

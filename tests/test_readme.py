@@ -23,7 +23,7 @@ def test_every_module_of_the_library_is_in_the_tree_and_every_name_there_is_a_fi
 
 
 def test_the_commands_are_those_there_are():
-    shown = set(re.findall(r"^    recsys ([a-z]+)", README, re.MULTILINE))
+    shown = set(re.findall(r"^    recsys ([a-z-]+)", README, re.MULTILINE))
     registered = {command.name for command in app.registered_commands}
     assert shown == registered
 

@@ -42,10 +42,10 @@ owner, name = {"erase_objects": (rotate_key, "erase_objects"), "erase_pages": (r
                "wipe": (vault_tables, "wipe"), "settle": (vault_key, "settle")}[sys.argv[2]]
 real = getattr(owner, name)
 calls = []
-def killed(*given):
+def killed(*given, **named):
     calls.append(given)
     if name == "settle" and len(calls) < 2:  # the first is the command's own look for what is left to do
-        return real(*given)
+        return real(*given, **named)
     os._exit(9)
 setattr(owner, name, killed)
 settings = Settings.from_environment(Path(sys.argv[1])).prepare().export()
@@ -161,7 +161,7 @@ def test_killed_at_its_last_steps_whoever_opens_the_vault_finishes_it(workshop, 
 
 
 def test_a_failure_leaves_the_old_key_and_no_other(workshop, monkeypatch):
-    def fails(*given):
+    def fails(*given, **named):
         raise HomeError("something is in use", where="", mend="")
 
     monkeypatch.setattr("tasks.rotate_key.erase_objects", fails)
@@ -235,7 +235,7 @@ def test_a_backup_is_of_one_key_whatever_is_changed_meanwhile(workshop, tmp_path
     def changed(*given):  # what it does when it has erased all that a backup would wait for
         rotate_key(workshop, "a test")
 
-    monkeypatch.setattr("tasks.rotate_key.erase_objects", lambda *given: None)
+    monkeypatch.setattr("tasks.rotate_key.erase_objects", lambda *given, **named: None)
     monkeypatch.setattr("tasks.back_up._add_objects", changed)
     with pytest.raises(HomeError, match="the vault's key was changed meanwhile"):
         back_up(settings, tmp_path / "between.tar", NOW)
