@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from recsys.errors import StoreError
-from tasks.adapters.disk import put_if_absent, remove, told, write
+from tasks.adapters.disk import put_if_absent, remove, sync, told, write
 from tasks.adapters.heads import Heads, Value
 from tasks.adapters.lease import LEASES, Lease
 from tasks.adapters.locks import LOCKS, locked
@@ -347,9 +347,13 @@ class Store:
         write(text, manifest.to_bytes())
         named = self.root / "objects" / recipe.step / f"{manifest.digest}.json"
         if not put_if_absent(text, named):
-            with contextlib.suppress(StoreError):  # damaged: set aside, and named again
-                self.manifest(recipe.step, manifest.digest)
-            put_if_absent(text, named)
+            try:
+                self._require_whole(self.manifest(recipe.step, manifest.digest))
+            except StoreError:  # damaged, or kept for its lineage alone when its measurements were swept
+                again = text.with_name(".again")
+                os.link(text, again)
+                os.replace(again, named)
+                sync(named.parent)
         path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
         if put_if_absent(text, path):
             return manifest

@@ -198,6 +198,27 @@ def test_the_lineage_of_a_year_of_nights_is_found(tmp_path):
     assert len(store.lineage(digest)) == 1501
 
 
+def test_an_object_kept_for_its_lineage_alone_is_whole_again_when_it_is_made_again(tmp_path):
+    first = Store(tmp_path).make(RECIPE, build)
+    key = tmp_path / "manifests" / "label" / f"{RECIPE.key}.json"
+    manifest = Manifest.read(key)
+    for sha256 in manifest.blobs:  # as gc leaves what it remembers
+        blob = Store(tmp_path).blob(sha256)
+        blob.chmod(0o644)
+        blob.unlink()
+    key.unlink()
+
+    def slower(folder: Path) -> None:
+        build(folder)
+        (folder / MEASURED).write_text('{"seconds": 2}')
+
+    store = Store(tmp_path)
+    again = store.make(RECIPE, slower)
+    assert (again.digest, again.reused) == (first.digest, False)
+    assert store.measured("label", again.digest) == {"seconds": 2}
+    assert Store(tmp_path).make(RECIPE, build).reused
+
+
 def test_digest_covers_names_and_contents_but_nothing_measured(tmp_path):
     def writes(files):
         def build(folder: Path) -> None:
