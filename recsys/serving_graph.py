@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from recsys.artifact import MEND, MODEL
 from recsys.errors import ArtifactError
 from recsys.recommender import History
+from recsys.silent_onnxruntime import onnxruntime
 
 INPUTS = ["history", "length", "exclude", "k"]
 OUTPUTS = ["codes", "scores", "all_scores", "state"]

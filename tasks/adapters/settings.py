@@ -232,6 +232,7 @@ class Settings:
             "DO_NOT_TRACK": "1",
             "GX_ANALYTICS_ENABLED": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",

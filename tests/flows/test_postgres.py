@@ -158,7 +158,8 @@ def test_a_home_that_moves_there_goes_on_as_if_nothing_had_happened(alone, bucke
         assert "by nightly" in lineage
         assert "no run on record" not in lineage
         said = alone.recsys(["backup", "--home", home, "--to", tmp_path / "home.tar"], there)
-        assert "Not in it: the models and runs in your own MLflow" in said
+        assert "Not in it: the vault's key, without which users cannot be named" in said
+        assert "the models and runs in your own MLflow" in said
         assert "what s3://postgres/moved has and this host has not used" in said
     assert Truth.of(home) == before, "what is left behind"
 

@@ -116,6 +116,7 @@ def test_nothing_is_unpickled_run_or_told_whatever_was_set_before(monkeypatch, t
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
     }
     for name, value in off.items():
