@@ -40,14 +40,14 @@ def command(
     if found.users is None:
         console.print("The users had gone over to the new key before; what was left to be done is done.")
     else:
-        console.print(f"{wording.count(found.users)} users have new tokens; {wording.size(found.bytes)} removed.")
+        console.print(f"New tokens: {wording.many(found.users, 'user')}; {wording.size(found.bytes)} removed.")
     if found.night_seconds is not None:
         console.print(f"The next night makes everything anew: about {wording.duration(found.night_seconds)}.")
     if found.champion is not None:
         console.print(f"Version {found.champion} serves on.")
     if found.forgotten:
         console.print(
-            f"{wording.count(found.forgotten)} users stay forgotten: by the old key, which the vault keeps, encrypted under the new one."
+            f"Forgotten as before: {wording.many(found.forgotten, 'user')}, by the old key, which the vault keeps, encrypted under the new one."
         )
     for line in _left_to_do(settings, new_key_file):
         console.print(line)

@@ -33,8 +33,8 @@ def test_after_a_change_of_the_key_the_next_night_comes_to_the_same_teacher_and_
     shutil.copy(key, tmp_path / "old")
 
     said = " ".join(done("rotate-key", "--reason", "a test", "--yes").split())
-    assert "119 users have new tokens" in said
-    assert "1 users stay forgotten" in said
+    assert "New tokens: 119 users" in said
+    assert "Forgotten as before: 1 user, by the old key" in said
     assert str(key) in said
     assert key.read_bytes() != (tmp_path / "old").read_bytes()
     assert found_in(home, old) == set()
