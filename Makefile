@@ -37,10 +37,11 @@ $(VENV)/.ready: pyproject.toml deployments/install.sh $(LOCKS)/development.txt $
 	touch $@
 
 # Renews the lock: resolves pyproject's bounds in an empty environment, writes what was chosen, then the hashes of its files.
+# async-timeout: redis asks for it before Python 3.11.3.
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 'setuptools>=77' -e '.[flows,minilm,lora,servers,kubernetes,dask,dev]'
+	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 async-timeout 'setuptools>=77' -e '.[flows,minilm,lora,servers,kubernetes,dask,dev]'
 	{ sed -n '/^#/p' $(LOCK); $(VENV)-lock/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
 	$(VENV)-lock/bin/python deployments/lock.py

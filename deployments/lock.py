@@ -63,10 +63,10 @@ _MACHINES = ("x86_64", "aarch64")
 _ABIS = {(tag.interpreter, tag.abi) for tag in cpython_tags((3, 11), ["cp311"], ["any"])} | {
     (tag.interpreter, tag.abi) for tag in compatible_tags((3, 11), "cp311", ["any"])
 }
+_PYTHONS = ("3.11.0", "3.11.14")  # the oldest, which has less of its own, and a new one
 _ENVIRONMENT = {
-    "implementation_name": "cpython", "implementation_version": "3.11.14", "os_name": "posix",
-    "platform_python_implementation": "CPython", "platform_system": "Linux", "python_full_version": "3.11.14",
-    "python_version": "3.11", "sys_platform": "linux",
+    "implementation_name": "cpython", "os_name": "posix", "platform_python_implementation": "CPython",
+    "platform_system": "Linux", "python_version": "3.11", "sys_platform": "linux",
 }  # fmt: skip
 
 
@@ -110,10 +110,15 @@ def closure(roots: Iterable[Requirement], requires: Requires) -> dict[str, Speci
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
-    """On any of the machines: a lock serves them all."""
+    """On any of the machines, with any of the Pythons: a lock serves them all."""
     return requirement.marker is None or any(
-        requirement.marker.evaluate(_ENVIRONMENT | {"extra": extra, "platform_machine": machine})
+        requirement.marker.evaluate(
+            _ENVIRONMENT
+            | {"implementation_version": python, "python_full_version": python}
+            | {"extra": extra, "platform_machine": machine}
+        )
         for machine in _MACHINES
+        for python in _PYTHONS
     )
 
 
