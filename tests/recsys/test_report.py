@@ -357,7 +357,7 @@ def test_where_artifact_and_teacher_part_is_told_in_sums_of_users():
     parting = DisagreementRow(0.413, 7.25, more, less)
     text = " ".join(Page(render(replace(PROMOTE, disagreement=parting))).text.split())
     assert "the same item first for 41.3 % of the test users, and have 7.2 of ten items in common" in text
-    assert "Lunch bag 1,200 users fewer than 10 users Cup fewer than 10 users 40 users" in text
+    assert "Lunch bag 1,200 users fewer than 10 users Cup 0 users 40 users" in text
     text = Page(render(replace(PROMOTE, disagreement=DisagreementRow(1.0, 10.0, (), ())))).text
     assert "Neither shows an item to 10 test users more than the other." in text
     assert "Where artifact and teacher part" not in Page(render(replace(PROMOTE, disagreement=None))).text
