@@ -45,6 +45,14 @@ def put_if_absent(source: Path, target: Path) -> bool:
     return True
 
 
+def put_instead(path: Path, name: Path) -> None:
+    """Gives a file a name that another one had, durably; it keeps its own. Whoever opens the name finds one of the two."""
+    again = path.with_name(f"{path.name}.again")
+    os.link(path, again)
+    os.replace(again, name)
+    sync(name.parent)
+
+
 def remove(path: Path) -> None:
     """Removes a file or a whole folder; nothing there is fine."""
     if path.is_dir() and not path.is_symlink():

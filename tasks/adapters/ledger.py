@@ -126,7 +126,7 @@ class Ledger:
                 if not chain.applied or alias in chain.moving:
                     self._mend(chain)
                     return None
-                if self._alias() == alias:
+                if self._alias() == alias and self.chain() == chain:  # nobody has moved on and come back meanwhile
                     gone = alias is None and chain.champion is not None and chain.champion not in self._numbers()
                     return Drift(alias, chain.champion, chain.last, gone)
 

@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from recsys.errors import StoreError
-from tasks.adapters.disk import put_if_absent, remove, sync, told, write
+from tasks.adapters.disk import put_if_absent, put_instead, remove, told, write
 from tasks.adapters.heads import Heads, Value
 from tasks.adapters.lease import LEASES, Lease
 from tasks.adapters.locks import LOCKS, locked
@@ -161,8 +161,7 @@ class Store:
         if sha256 is None:
             return {}
         self._verify(sha256, f"{step}/{MEASURED}")
-        measured: Mapping[str, Any] = json.loads(self.blob(sha256).read_bytes())
-        return measured
+        return dict(json.loads(self.blob(sha256).read_bytes()))
 
     def made_at(self, step: str, digest: str) -> int | None:
         """Seconds UTC at which an object was first committed; None when the store has it not."""
@@ -350,10 +349,7 @@ class Store:
             try:
                 self._require_whole(self.manifest(recipe.step, manifest.digest))
             except StoreError:  # damaged, or kept for its lineage alone when its measurements were swept
-                again = text.with_name(".again")
-                os.link(text, again)
-                os.replace(again, named)
-                sync(named.parent)
+                put_instead(text, named)
         path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
         if put_if_absent(text, path):
             return manifest

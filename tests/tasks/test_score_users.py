@@ -1,7 +1,6 @@
 """Batch scoring: who gets what, from which history, by which model, and what is refused."""
 
 import dataclasses
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -319,9 +318,8 @@ def test_an_alias_that_is_not_set_is_said_with_what_there_is(settings, request_o
 
 
 def test_a_home_without_a_night_says_so(settings, request_of):
-    head = Path(settings.store, "heads", "last-night.json")
-    before = json.loads(head.read_text())
-    head.unlink()
+    before = Store(settings.store).head("last-night")
+    Path(settings.store, "heads", "last-night.json").unlink()
     try:
         with pytest.raises(HomeError, match="no night has ended in this home"):
             score_users(settings, request_of(), lambda done: None)

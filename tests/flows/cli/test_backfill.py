@@ -15,6 +15,7 @@ import pytest
 
 from recsys.story import Story
 from recsys.synthetic import shop
+from tasks.adapters.store import Store
 from tests import fork_server
 
 RECSYS = Path(sys.executable).with_name("recsys")
@@ -110,8 +111,9 @@ def test_a_night_from_before_the_champion_uses_nothing_of_it_and_is_held(place, 
     assert older.sentence.startswith("Older than the champion")
     assert older.model("champion") is None
     assert all(step.reused is False for step in older.steps if step.name in ("teach", "distil"))
-    parents = [json.loads(p.read_text()) for p in (place / "home/store/heads").glob("student-parent-for-*.json")]
-    teachers = [json.loads(p.read_text()) for p in (place / "home/store/heads").glob("teacher-for-*.json")]
+    store = Store(place / "home" / "store")
+    parents = [store.head(p.stem) for p in (store.root / "heads").glob("student-parent-for-*.json")]
+    teachers = [store.head(p.stem) for p in (store.root / "heads").glob("teacher-for-*.json")]
     assert sum(parent["digest"] is not None for parent in parents) <= 1, "the older night starts cold"
     assert {} in teachers, "the older night trains a teacher of its own"
 
