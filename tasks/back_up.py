@@ -67,11 +67,11 @@ def back_up(settings: Settings, to: Path, now: datetime) -> BackedUp:
         sample = sample_of(settings.vault)
         _add_databases(archive, settings, Path(folder))
         _add_objects(archive, store)
-        if _keeps_key(settings):
+        if settings.keeps_key:
             _add_key(archive, settings, sample)
         _add_the_rest(archive, settings)
         archive.close(settings.home, HOME_FORMAT, now.isoformat(timespec="seconds"))
-    return BackedUp(len(archive.files), archive.bytes, _keeps_key(settings), " and ".join(_elsewhere(settings)))
+    return BackedUp(len(archive.files), archive.bytes, settings.keeps_key, " and ".join(_elsewhere(settings)))
 
 
 def restore(archive: Path, home: Path) -> Restored:
@@ -110,11 +110,6 @@ def _settle_in(draft: Path, old: Path, new: Path) -> tuple[int, int]:
     return relocate(database, store, old, new), close_open_runs(database)
 
 
-def _keeps_key(settings: Settings) -> bool:
-    """Whoever keeps the key away from the home wants it away from the archive too: without it that names nobody."""
-    return settings.vault_key.is_relative_to(settings.home)
-
-
 def _add_key(archive: ArchiveWriter, settings: Settings, sample: str | None) -> None:
     """`sample` is that of the users before they were copied. HomeError where the key was changed since."""
     if sample is None:
@@ -128,7 +123,7 @@ def _add_key(archive: ArchiveWriter, settings: Settings, sample: str | None) -> 
 
 
 def _elsewhere(settings: Settings) -> Iterator[str]:
-    if not _keeps_key(settings):
+    if not settings.keeps_key:
         yield f"the vault's key, without which users cannot be named, in {settings.vault_key}"
     if not settings.artifacts:
         yield f"the models and runs in your own MLflow at {settings.tracking_uri}"

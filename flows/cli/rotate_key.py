@@ -35,7 +35,8 @@ def command(
             "Change the key? All objects of this home but the models in its ledger are removed, and the next night makes them anew",
             abort=True,
         )
-    found = rotate_key(Workshop.of(settings), reason, new_key_file.expanduser().absolute() if new_key_file else None)
+    given = new_key_file.expanduser().absolute() if new_key_file else None
+    found = rotate_key(Workshop.of(settings), reason, given)
     console = Console(highlight=False, soft_wrap=True)
     if found.users is None:
         console.print("The users had gone over to the new key before; what was left to be done is done.")
@@ -49,19 +50,19 @@ def command(
         console.print(
             f"Forgotten as before: {wording.many(found.forgotten, 'user')}, by the old key, which the vault keeps, encrypted under the new one."
         )
-    for line in _left_to_do(settings, new_key_file):
+    for line in _left_to_do(settings, given):
         console.print(line)
 
 
 def _left_to_do(settings: Settings, new_key_file: Path | None) -> list[str]:
     if new_key_file is not None:
         return [
-            f"Set RECSYS_VAULT_KEY={new_key_file.expanduser().absolute()} now, for commands, services and workers, and start "
+            f"Set RECSYS_VAULT_KEY={new_key_file} now, for commands, services and workers, and start "
             f"those anew: with {settings.vault_key} this home is refused. Then destroy that file.",
             "Backups from before need the old key: destroy them, or keep it with them.",
         ]
     kept = [f"The new key is in {settings.vault_key}."]
-    if not settings.vault_key.is_relative_to(settings.home):
+    if not settings.keeps_key:
         kept.append(
             "Copy it to where you keep its copy: backups of this home leave it out, and those from before need the old one."
         )

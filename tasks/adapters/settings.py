@@ -120,6 +120,11 @@ class Settings:
         return _yours("MLFLOW_TRACKING_URI") or self.running().get("mlflow", self.mlflow_database)
 
     @property
+    def keeps_key(self) -> bool:
+        """Whether the vault's key lies in the home. Who keeps it elsewhere wants it in no backup either: without it that names nobody."""
+        return self.vault_key.is_relative_to(self.home)
+
+    @property
     def artifacts(self) -> Path | None:
         """Where MLflow keeps artifacts; None where another home's server decides."""
         return None if _yours("MLFLOW_TRACKING_URI") else self.mlflow / "artifacts"
