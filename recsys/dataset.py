@@ -25,6 +25,7 @@ from recsys.door import TOKEN_LENGTH
 from recsys.errors import ConfigError, DataError, LeakageError
 from recsys.event_union import Engine, EventUnion, Losses, UnionFile, open_union
 from recsys.histories import Cases, Catalog, Histories
+from recsys.quiet_day import DAYS, quiet_day
 from recsys.split import Cuts, window_before
 from recsys.spread import HERE, in_order
 
@@ -115,6 +116,7 @@ def build(
         _require_several(users, len(event_items))
         catalog, notes = appended(event_items, items, catalog_before)
         union.code_items(catalog["item_id"].combine_chunks())
+        quiet = quiet_day(union.events_a_day(as_of, DAYS))
         cuts, cut_notes = _cuts(union, as_of, plan.data)
         parts = _write_shards(union.closed(plan.a_shard or engine), cuts, out, plan.shards, executor)
     _write(catalog, out / "catalog.parquet")
@@ -127,7 +129,7 @@ def build(
         validation_start=cuts.validation.start if cuts.validation else None,
         test_users=sum(part.test_users for part in parts),
         validation_users=sum(part.validation_users for part in parts),
-        notes=(*notes, *cut_notes),
+        notes=(*notes, *([quiet] if quiet else []), *cut_notes),
     )
     _require_use(result, sum(part.training_positions for part in parts), plan.data)
     document = {"build": result.as_json(), "repeats": plan.data.repeats}
