@@ -28,9 +28,8 @@ def require_own_store(settings: Settings, what: str, mend: str) -> None:
         )
 
 
-def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom, lineage: bool) -> None:
-    """All of the store but the digests that stay. Of the others `lineage` may stay, names and digests; not where the next
-    night comes to some of the same digests, which would be found under manifests that name swept measurements.
+def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom) -> None:
+    """All of the store but the digests that stay. Of the others lineage stays: names and digests.
 
     HomeError when a living process uses some of it; done again it goes on.
     """
@@ -38,7 +37,7 @@ def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom, lineage: bo
 
     def marked() -> Kept:
         found = kept(workshop, nights=1)
-        return Kept(whole, found.whole | found.remembered if lineage else frozenset(), heads=lambda name: False)
+        return Kept(whole, found.whole | found.remembered, heads=lambda name: False)
 
     sweep(store, marked, soon, broom)
     sweep_temp(workshop.settings.temp, "*", soon, broom)

@@ -65,9 +65,7 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
         vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
         broom = Broom(dry_run=False)
         # of the ledger's verdicts, which are sums over users, nothing can be told
-        erase_objects(
-            workshop, {chain.champion_digest, *(each.evidence for each in chain.records)}, broom, lineage=True
-        )
+        erase_objects(workshop, {chain.champion_digest, *(each.evidence for each in chain.records)}, broom)
         _sweep_registry(workshop, chain)
         erase_pages(workshop, broom)
         for folder in score_folders(settings):

@@ -77,7 +77,7 @@ def _change(workshop: Workshop, chain: Chain, new_key_file: Path | None, change:
     given = contextlib.nullcontext(new_key_file) if new_key_file else _key_in_place_of(settings)
     with given as file, vault.changing_key(VaultKey.read(file), change) as users:
         stays = {digest for record in chain.records for digest in (record.digest, record.evidence)}
-        erase_objects(workshop, stays, broom, lineage=False)
+        erase_objects(workshop, stays, broom)
         erase_pages(workshop, broom)
     return users
 

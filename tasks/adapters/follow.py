@@ -26,7 +26,7 @@ from recsys.runtime import Runtime
 from recsys.served_model import Following, ServedModel, Standing
 from tasks.adapters.disk import remove
 from tasks.adapters.ledger import Ledger
-from tasks.adapters.manifest import digest_of_folder, sealed, unsealed
+from tasks.adapters.manifest import digest_of_folder, with_checksum, without_checksum
 from tasks.adapters.registry import STUDENT, Registry, Version
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
@@ -105,7 +105,7 @@ class Follower(Generic[S]):
     def restore(self) -> None:
         """Serves the copy that served last, if it is there and whole."""
         try:
-            remembered = Remembered(**unsealed(json.loads((self.folder / _REMEMBERED).read_bytes())))
+            remembered = Remembered(**without_checksum(json.loads((self.folder / _REMEMBERED).read_bytes())))
             runtime = self._open(self.folder / remembered.digest, remembered.digest)
         except FileNotFoundError:
             return
@@ -209,7 +209,7 @@ class Follower(Generic[S]):
         """For the next start; copies that serve no more are removed, but for the one before."""
         try:
             draft = self.folder / f".{_REMEMBERED}-{os.getpid()}"
-            draft.write_text(json.dumps(sealed(asdict(remembered))))
+            draft.write_text(json.dumps(with_checksum(asdict(remembered))))
             os.replace(draft, self.folder / _REMEMBERED)
             for path in self.folder.iterdir():
                 if path.is_dir() and path.name not in (remembered.digest, self._before):

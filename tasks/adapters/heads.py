@@ -15,7 +15,7 @@ from typing import Any
 from recsys.errors import StoreError
 from tasks.adapters.disk import put_if_absent, remove, sync, told, write
 from tasks.adapters.locks import locked
-from tasks.adapters.manifest import sealed, unsealed
+from tasks.adapters.manifest import with_checksum, without_checksum
 from tasks.adapters.sharing import Shared
 
 Value = Mapping[str, Any]
@@ -106,11 +106,11 @@ class Heads:
 
 
 def _text(value: Value) -> bytes:
-    return json.dumps(sealed(value), sort_keys=True, indent=1, allow_nan=False).encode("ascii")
+    return json.dumps(with_checksum(value), sort_keys=True, indent=1, allow_nan=False).encode("ascii")
 
 
 def _value(content: bytes, where: str) -> Value:
     try:
-        return unsealed(json.loads(content))
+        return without_checksum(json.loads(content))
     except ValueError as error:
         raise StoreError("a head of the store is damaged", where=where, mend=_MEND) from error

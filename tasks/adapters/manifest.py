@@ -13,7 +13,7 @@ MEASURED = "measured.json"
 """What differs from run to run (seconds, latencies): kept with the object, not in its digest nor its view."""
 
 
-_SEAL = "sha256"
+_CHECKSUM = "sha256"
 
 
 def canonical(value: object) -> bytes:
@@ -27,21 +27,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
     """A value with a checksum of itself: a bit that rots in the file cannot make another value of it."""
-    return {**value, _SEAL: _checksum(value)}
+    return {**value, _CHECKSUM: _checksum(value)}
 
 
-def unsealed(document: Any) -> dict[str, Any]:
-    """The value that was `sealed`, or that of a file of before seals. ValueError when it is another."""
+def without_checksum(document: Any) -> dict[str, Any]:
+    """The value that was given its checksum, or that of a file of before there were any. ValueError when it is another."""
     if not isinstance(document, dict):
         raise ValueError("it is no object")
-    texts = [_SEAL] if _SEAL in document else [name for name, each in document.items() if isinstance(each, str)]
+    texts = [_CHECKSUM] if _CHECKSUM in document else [name for name, each in document.items() if isinstance(each, str)]
     for name in texts:
         value = {key: each for key, each in document.items() if key != name}
-        if (document[name] == _checksum(value)) != (name == _SEAL):  # or the seal's own name has rotted
+        if (document[name] == _checksum(value)) != (name == _CHECKSUM):  # or the checksum's own name has rotted
             raise ValueError("its checksum is another")
-        if name == _SEAL:
+        if name == _CHECKSUM:
             return value
     return document
 

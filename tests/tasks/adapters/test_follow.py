@@ -234,18 +234,18 @@ def test_a_damaged_copy_is_not_served(settings, follower, damage):
     assert served(started) == GOOD, "it is copied anew"
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-def test_another_version_in_current_json_is_believed_by_no_start(settings, follower, sealed, caplog):
+@pytest.mark.parametrize("summed", [True, False])
+def test_another_version_in_current_json_is_believed_by_no_start(settings, follower, summed, caplog):
     follower.look()
     current = settings.home / "serving" / "current.json"
     said = json.loads(current.read_text())
-    if not sealed:  # of before there were checksums
+    if not summed:  # of before there were checksums
         del said["sha256"]
-    current.write_text(json.dumps({**said, "version": said["version"] + 1} if sealed else said))
+    current.write_text(json.dumps({**said, "version": said["version"] + 1} if summed else said))
     started = follower_of(settings)
     started.restore()
-    assert (started.current() is None) == sealed
-    assert ("the copy that served last is not used: its checksum is another" in caplog.text) == sealed
+    assert (started.current() is None) == summed
+    assert ("the copy that served last is not used: its checksum is another" in caplog.text) == summed
 
 
 def test_a_hand_moved_alias_is_settled_before_the_champion_is_read(settings, promote):
