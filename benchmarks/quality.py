@@ -1,6 +1,6 @@
 """Quality of whole nights on real shops: one row a shop and preset, appended to a results file, resumable row by row.
 
-    python -m benchmarks.quality --data DIR [--out docs/results.jsonl] [--home DIR] [SHOP/PRESET ...]
+    python -m benchmarks.quality --data DIR [--out docs/results.jsonl] [--home DIR] [SHOP/PRESET[/VARIANT] ...]
 
 DIR holds a folder a shop with events.parquet and items.parquet. Each row is one `recsys nightly`; a row that is in
 the file already is not run again. Test users are scored once, by the night itself.
@@ -26,14 +26,25 @@ class Row:
     preset: str
     options: tuple[str, ...]
     minutes: float  # on two cores
+    variant: str = ""  # what sets it apart from the row of the same shop and preset
 
     @property
     def name(self) -> str:
         """As it is asked for on the command line."""
-        return f"{self.shop}/{self.preset}"
+        return "/".join(filter(None, (self.shop, self.preset, self.variant)))
 
 
 LEAVE_ONE_OUT = ("--split", "leave_one_out")
+
+
+def knobs(*settings: str) -> tuple[str, ...]:
+    """On the command line."""
+    return tuple(word for setting in settings for word in ("--set", setting))
+
+
+DENSE = knobs("data.history_length=200", "teacher.blocks=2", "teacher.dropout=0.3", "teacher.learning_rate=0.001")
+"""For ML-1M, with 165 events a user: 200 are read, as its literature does; two blocks and less dropout than for a sparse shop."""
+
 ROWS = (
     Row("online-retail", "quick", (), 3),
     Row("ml-100k", "quick", (), 3),
@@ -41,6 +52,18 @@ ROWS = (
     Row("ml-100k", "standard", (), 10),
     Row("amazon-beauty-5core", "standard", LEAVE_ONE_OUT, 30),
     Row("online-retail", "standard", (), 25),
+    *(
+        Row(
+            "amazon-beauty-5core",
+            "standard",
+            LEAVE_ONE_OUT + knobs(f"teacher.seed={n}", f"search.seed={n}"),
+            30,
+            f"seed-{n}",
+        )
+        for n in (1, 2)
+    ),
+    Row("amazon-beauty-5core", "standard", LEAVE_ONE_OUT + knobs("teacher.members=2"), 50, "two-members"),
+    Row("ml-1m", "standard", LEAVE_ONE_OUT + DENSE, 75),
 )
 
 
