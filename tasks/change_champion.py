@@ -16,6 +16,7 @@ from tasks.adapters.registry import STUDENT, VERDICT
 from tasks.announce import announce_if_heard
 from tasks.approval import close, expire, no_longer_challenger, settled_by_ledger
 from tasks.contenders import Contender, approval_missing, chosen, contenders, listed
+from tasks.eras import mark_earlier
 from tasks.settle_alias import settle_alias
 from tasks.workshop import Workshop
 
@@ -55,6 +56,7 @@ def change_champion(workshop: Workshop, move: Move) -> Moved:
     if not move.reason and (move.approved or move.op == "rollback"):
         what = "an approval" if move.approved else "a rollback"
         raise ConfigError(f"{what} needs a reason", where="reason", mend="Say why: it is kept in the ledger.")
+    mark_earlier(workshop)
     settled = settle_alias(workshop)
     notes = (settled.sentence,) if settled else ()
     chain = workshop.ledger.chain().require_intact()

@@ -5,27 +5,24 @@ some of them, and every table of users has tokens of one key.
 """
 
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
-from recsys.errors import ConfigError, HomeError
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.errors import HomeError
+from recsys.quarantine import TableDraft
+from tasks.adapters import disk
 from tasks.adapters.manifest import Manifest
 from tasks.adapters.settings import Settings
 from tasks.adapters.sweep import Broom, Kept, sweep, sweep_temp
-from tasks.keeping import kept
+from tasks.batch_scores import RECOMMENDATIONS
+from tasks.keeping import kept, score_folders
 from tasks.workshop import Workshop
 
 IT_READS = "Give the command again once it has ended: it reads what must go."
 """How a night that is at work is mended."""
-
-
-def require_own_store(settings: Settings, what: str, mend: str) -> None:
-    """ConfigError for a store that several homes share: the others go on with what would be erased here."""
-    if settings.shared:
-        raise ConfigError(
-            f"{what} in a home of its own, not in a store that homes share",
-            where=f"RECSYS_STORE={settings.shared.text}",
-            mend=mend,
-        )
 
 
 def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom) -> None:
@@ -49,6 +46,17 @@ def erase_objects(workshop: Workshop, stays: Set[str], broom: Broom) -> None:
             where=str(store.root),
             mend="End the commands that work on this home, then run the same command again.",
         )
+
+
+def erase_scores(settings: Settings, user_ids: Sequence[str]) -> None:
+    """Batch scores are without some users; whoever reads them finds the old file or the new one."""
+    gone = pa.array(sorted(user_ids), pa.string())
+    for file in [folder / RECOMMENDATIONS for folder in score_folders(settings)]:
+        fewer = file.with_name("fewer.parquet")
+        with disk.told(file), pq.ParquetFile(file) as whole, TableDraft(fewer, whole.schema_arrow) as draft:
+            for part in whole.iter_batches():
+                draft.write(pa.Table.from_batches([part.filter(pc.invert(pc.is_in(part.column("user_id"), gone)))]))
+        fewer.replace(file)
 
 
 def erase_pages(workshop: Workshop, broom: Broom) -> None:

@@ -10,23 +10,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
-from recsys.quarantine import TableDraft
-from tasks.adapters import disk
 from tasks.adapters.ledger import Chain
 from tasks.adapters.night_lock import no_night
 from tasks.adapters.registry import STUDENT, TEACHER, UNFORGOTTEN
+from tasks.adapters.store import Store
 from tasks.adapters.sweep import Broom, Freed
 from tasks.adapters.vault import Vault, forgotten
-from tasks.batch_scores import RECOMMENDATIONS
-from tasks.erasure import IT_READS, erase_objects, erase_pages, require_own_store, seconds_of_a_night
-from tasks.keeping import score_folders
+from tasks.eras import begin_next, bring
+from tasks.erasure import IT_READS, erase_objects, erase_pages, erase_scores, seconds_of_a_night
+from tasks.last_night import LastNight
 from tasks.workshop import Workshop
 
 
@@ -50,37 +48,37 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
     """No row of these users is accepted from now on, and nothing that was made from theirs is left but the champion.
 
     Interrupted, it is done again by the same call. DataError, before anything is touched, when one of them is unknown:
-    the message names its place, not the id; HomeError while a night is at work or a command reads what must go;
-    ConfigError for a store that several homes share.
+    the message names its place, not the id; HomeError while a night is at work or a command reads what must go.
     """
-    settings = workshop.settings
-    require_own_store(
-        settings, "users are forgotten", "Run the homes without a shared store, forget in each, and empty the bucket."
-    )
+    settings, store = workshop.settings, workshop.store
     chain = workshop.ledger.chain().require_intact()
     vault = Vault(settings.vault, settings.vault_key)
     with no_night(settings, "recsys forget", IT_READS):
-        tokens, again = _tokens(vault, user_ids)
+        tokens, again = _tokens(store, vault, user_ids)
         seconds = seconds_of_a_night(workshop)
         vault.forget(tokens, int(time.time()))  # first: what is interrupted behind it lets them in nowhere
         broom = Broom(dry_run=False)
         # of the ledger's verdicts, which are sums over users, nothing can be told
-        erase_objects(workshop, {chain.champion_digest, *(each.evidence for each in chain.records)}, broom)
+        stays = {chain.champion_digest, *(each.evidence for each in chain.records)} - {""}
+        if store.shared:
+            bring(store, stays)
+        erase_objects(workshop, stays, broom)
+        if store.shared:
+            begin_next(store.shared, store, forgotten(vault.folder))
         _sweep_registry(workshop, chain)
         erase_pages(workshop, broom)
-        for folder in score_folders(settings):
-            _without(folder / RECOMMENDATIONS, user_ids)
+        erase_scores(settings, user_ids)
     return Forgotten(len(tokens), again, chain.champion, seconds, broom.freed())
 
 
-def _tokens(vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:
+def _tokens(store: Store, vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:
     """Their tokens, and how many of them were forgotten before."""
     before = forgotten(vault.folder)
     tokens = [
         next((name for name in vault.door.names(user_id) if name in before), vault.door.token(user_id))
         for user_id in user_ids
     ]
-    known = vault.user_ids(tokens)
+    known = {*vault.user_ids(tokens), *_of_other_homes(store, tokens)}
     for number, token in enumerate(tokens, start=1):
         if token not in known and token not in before:
             raise DataError(
@@ -89,6 +87,19 @@ def _tokens(vault: Vault, user_ids: Sequence[str]) -> tuple[list[str], int]:
                 mend="Write ids exactly as the events have them.",
             )
     return tokens, sum(token in before for token in tokens)
+
+
+def _of_other_homes(store: Store, tokens: Sequence[str]) -> set[str]:
+    """Those of the last night, whose events another home of a shared store may have read."""
+    if store.shared is None:
+        return set()
+    asked, found, dataset = pa.array(tokens, pa.string()), set(), LastNight.of(store).dataset
+    for file in store.manifest("build", dataset).files:
+        if file.name.startswith("shard-"):  # read, not opened: it must go, and what is opened is in use
+            shard = pa.BufferReader(store.read("build", dataset, file.name))
+            column = pq.read_table(shard, columns=["token"])["token"]
+            found |= set(column.filter(pc.is_in(column, asked)).to_pylist())
+    return found
 
 
 def _ordinal(number: int) -> str:
@@ -106,12 +117,3 @@ def _sweep_registry(workshop: Workshop, chain: Chain) -> None:
                 model == TEACHER or version.digest != chain.champion_digest
             ):  # by its files: twins of a version share them
                 workshop.registry.erase(model, version.number)
-
-
-def _without(file: Path, user_ids: Sequence[str]) -> None:
-    """The same recommendations without some users; whoever reads them finds the old file or the new one."""
-    gone, fewer = pa.array(sorted(user_ids), pa.string()), file.with_name("fewer.parquet")
-    with disk.told(file), pq.ParquetFile(file) as whole, TableDraft(fewer, whole.schema_arrow) as draft:
-        for part in whole.iter_batches():
-            draft.write(pa.Table.from_batches([part.filter(pc.invert(pc.is_in(part.column("user_id"), gone)))]))
-    fewer.replace(file)

@@ -23,12 +23,15 @@ from recsys import sample
 from recsys.config import NightConfig
 from recsys.errors import RecsysError, StoreError
 from recsys.fleet import reserve
+from recsys.wording import many
 from tasks.adapters.disk import remove
 from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.night_lock import Holder, alone_tonight
+from tasks.adapters.settings import Settings
 from tasks.adapters.store import Recipe, Stored
 from tasks.adapters.tracking import OCCASION, Tracking
 from tasks.deadline import CutShort, Deadline, Got
+from tasks.eras import catch_up
 from tasks.meter import Meter
 from tasks.settle_alias import settle_alias
 from tasks.show_workers import show_workers
@@ -244,11 +247,17 @@ def open_night(source: Source, config: NightConfig, occasion: str = "") -> Itera
     What is no night, but works as one, names its `occasion`. One night of a home at a time: a second one waits, and
     then goes on with the results of the first.
     """
-    workshop = Workshop.here()
+    settings = Settings.from_environment()
     me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
-    with alone_tonight(workshop.settings, me, _Waiting()) as unfinished, reserve():
+    with alone_tonight(settings, me, _Waiting()) as unfinished, reserve():
+        if settings.shared:
+            settings.prepare()  # now: another home of the store may have begun an era while this night waited
+        workshop = Workshop.here()
         if unfinished:
             close_unfinished(unfinished)
+        if gone := catch_up(workshop):
+            said = f"{many(gone, 'user')} forgotten in another home of this store: now here too"
+            get_run_logger().warning("%s", said, extra={"recsys_step": "settle"})
         if (settled := settle_alias(workshop)) is not None:
             get_run_logger().warning("%s", settled.sentence, extra={"recsys_step": "settle"})
         yield from _opened(workshop.tracking, source, config, {OCCASION: occasion} if occasion else {})

@@ -22,7 +22,7 @@ from tasks.adapters.sweep import Broom
 from tasks.adapters.vault import Vault, forgotten, sample_of
 from tasks.adapters.vault_key import VaultKey
 from tasks.adapters.vault_tables import KeyChange
-from tasks.erasure import IT_READS, erase_objects, erase_pages, require_own_store, seconds_of_a_night
+from tasks.erasure import IT_READS, erase_objects, erase_pages, seconds_of_a_night
 from tasks.workshop import Workshop
 
 
@@ -44,9 +44,12 @@ def rotate_key(workshop: Workshop, reason: str, new_key_file: Path | None = None
     go; ConfigError for a store that several homes share, or a key that is no new one.
     """
     settings = workshop.settings
-    require_own_store(
-        settings, "the key is changed", "Run the homes without a shared store, and change the key in each."
-    )
+    if settings.shared:
+        raise ConfigError(
+            "the key is changed in a home of its own, not in a store that homes share",
+            where=f"RECSYS_STORE={settings.shared.text}",
+            mend="Run the homes without a shared store, and change the key in each.",
+        )
     if not (settings.vault / "users.sqlite").exists():
         mend = "Run recsys nightly first; the key is made with the first events."
         raise HomeError("this home has no users yet", where=str(settings.vault), mend=mend)

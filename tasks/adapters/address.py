@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from recsys.errors import ConfigError
@@ -18,6 +18,7 @@ class Address:
     bucket: str
     prefix: str
     endpoint: str
+    era: int = 0  # tasks/adapters/era.py; what RECSYS_STORE says is the same in all of them
 
     @classmethod
     def of(cls, text: str, endpoint: str = "") -> Self:
@@ -40,6 +41,16 @@ class Address:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     @property
+    def below(self) -> str:
+        """What the names of its objects begin with; empty: nothing."""
+        return "/".join(part for part in (self.prefix, f"era-{self.era}" if self.era else "") if part)
+
+    def in_era(self, era: int) -> Self:
+        """The same store in another era."""
+        return replace(self, era=era)
+
+    @property
     def folder(self) -> str:
-        """A name for this host's cache of it: no two addresses share one."""
-        return f"{self.bucket}-{hashlib.sha256(f'{self.endpoint} {self.text}'.encode()).hexdigest()[:12]}"
+        """A name for this host's cache of it: no two addresses share one, nor two eras, whose names begin alike."""
+        name = f"{self.bucket}-{hashlib.sha256(f'{self.endpoint} {self.text}'.encode()).hexdigest()[:12]}"
+        return f"{name}-era-{self.era}" if self.era else name

@@ -30,6 +30,7 @@ __all__ = [
     "DECISION",
     "DIGEST",
     "DUPLICATE",
+    "ERA",
     "FAILED",
     "INTENT",
     "LATENCY",
@@ -58,6 +59,8 @@ FAILED, UNPROVEN = "recsys.failed", "recsys.unproven"
 VERDICT = "recsys.verdict"
 UNFORGOTTEN = "recsys.before_forgetting"
 """Tag of a version: the day on which users were forgotten that it had learnt from."""
+ERA = "recsys.era"
+"""Tag of a version: the era of the shared store that it was made in; none in a store of one home."""
 LATENCY = "recsys.latency_ms"
 """Tag of a version: the latency budget that its verdict was given under, in ms."""
 
@@ -134,6 +137,8 @@ class Registry:
         if known is None:
             self.require(model)
             tags = {**tags, INTENT: intent, DIGEST: digest_of_folder(folder)}
+            if self.settings.shared:
+                tags[ERA] = str(self.settings.shared.era)
             logged = self._publish(model, folder, loader_module, run_id, example)
             # Not models:/<id>: on sqlite MLflow would look that up in its global tracking URI, not in ours.
             place = logged.artifact_location

@@ -85,7 +85,9 @@ class Remote:
 
     def where(self, name: str = "") -> str:
         """The full address of a name, for messages."""
-        return f"{self.address.text}{'/' if name else ''}{name} at {self._clients.asking.meta.endpoint_url}"
+        era = f"era-{self.address.era}" if self.address.era else ""
+        place = "/".join(part for part in (self.address.text, era, name) if part)
+        return f"{place} at {self._clients.asking.meta.endpoint_url}"
 
     def get(self, name: str) -> Found | None:
         """A small object; None when there is none of this name."""
@@ -139,6 +141,10 @@ class Remote:
             os.fsync(file.fileno())
         return bool(there)
 
+    def delete(self, name: str) -> None:
+        """There is none of this name afterwards."""
+        self._ask(lambda: self._clients.asking.delete_object(**self._place(name)), but=_ABSENT)
+
     def names(self, folder: str) -> Iterator[str]:
         """Every name below a folder, a thousand a request."""
         place = self._place(f"{folder}/")
@@ -152,8 +158,8 @@ class Remote:
 
     def _place(self, name: str) -> dict[str, str]:
         """Bucket and key of a name, in the order in which boto3 takes them."""
-        prefix = self.address.prefix
-        return {"Bucket": self.address.bucket, "Key": f"{prefix}/{name}" if prefix else name}
+        below = self.address.below
+        return {"Bucket": self.address.bucket, "Key": f"{below}/{name}" if below else name}
 
     @property
     def _clients(self) -> _Clients:
@@ -234,7 +240,7 @@ def _sentences(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ClientError):
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if status in (401, 403):
-            mend = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the clock and the bucket's policy: getting, putting and listing must be allowed."
+            mend = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the clock and the bucket's policy: getting, putting, listing and, to forget users, deleting must be allowed."
             return f"the store refuses these credentials ({code})", mend
         if status == 501:
             return "the store's server lacks something it must have, conditional puts perhaps", "Use another server."

@@ -13,14 +13,14 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from recsys.errors import ConfigError, HomeError
 from tasks.adapters.address import Address
 from tasks.adapters.disk import put_if_absent, sync, write
-from tasks.adapters.sharing import CACHES, join
+from tasks.adapters.sharing import CACHES, follow_era, join, known_era
 
 HOME_FORMAT = 2
 """The layout of a home. It goes up when an earlier version would misread what this one writes: 2, a vault that is sealed."""
@@ -60,7 +60,8 @@ class Settings:
         if shards & (shards - 1):
             raise ConfigError(f"the number of shards must be a power of two, not {shards}", where="RECSYS_SHARDS")
         place = os.environ.get("RECSYS_STORE") or str(home / "store")
-        shared = Address.from_environment(place) if "://" in place else None
+        caches = home / "cache" / CACHES
+        shared = known_era(caches, Address.from_environment(place)) if "://" in place else None
         ranks, hosts, rendezvous = _count("RANKS", 1), _count("HOSTS", 1), os.environ.get("RECSYS_RENDEZVOUS", "")
         if ranks % hosts or (hosts > 1 and ":" not in rendezvous):
             raise ConfigError(
@@ -71,7 +72,7 @@ class Settings:
         memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21  # half of the machine's
         return cls(
             home=home,
-            store=home / "cache" / CACHES / shared.folder if shared else Path(place).expanduser().absolute(),
+            store=caches / shared.folder if shared else Path(place).expanduser().absolute(),
             vault_key=Path(os.environ.get("RECSYS_VAULT_KEY") or home / "vault" / "key").expanduser().absolute(),
             threads=_count("THREADS", len(os.sched_getaffinity(0))),
             workers=_count("WORKERS", 1),
@@ -180,6 +181,9 @@ class Settings:
         self._fix_shards()
         if self.shared:
             join(self.store, self.shared, self._door_sample)
+            present = follow_era(self.store.parent, self.shared)
+            if present != self.shared:
+                return replace(self, shared=present, store=self.store.parent / present.folder).prepare()
         return self
 
     def export(self, passing: str | None = None) -> Self:

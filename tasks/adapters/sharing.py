@@ -8,14 +8,18 @@ made the same recipe one names its object, and the other takes that object for i
 is refused by its sha256, and replaced by whoever makes it again.
 """
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys.errors import ConfigError, HomeError, StoreError
+from tasks.adapters import era
 from tasks.adapters.address import Address
+from tasks.adapters.lease import alone
 from tasks.adapters.manifest import Manifest, sha256_of
 
 if TYPE_CHECKING:  # it needs the extra s3
@@ -43,6 +47,22 @@ class Shared:
     def __init__(self, remote: "Remote") -> None:
         self.remote = remote
         self._damaged: set[str] = set()  # blobs of the bucket that this process has found to be others
+
+    def in_era(self, number: int) -> "Shared":
+        """The same store in another era."""
+        return Shared(_remote(self.remote.address.in_era(number)))
+
+    @property
+    def root(self) -> "Remote":
+        """Of the first era, in which it is said which one is present."""
+        return self.in_era(0).remote
+
+    def require_present(self) -> None:
+        """HomeError when users were forgotten since: what is made here from now on, nobody would look into."""
+        if era.present(self.root).number != self.remote.address.era:
+            what = "users were forgotten in the shared store while this was at work, so what it makes is not kept"
+            mend = "Run the same command again: it makes everything without them."
+            raise HomeError(what, where=self.remote.where(), mend=mend)
 
     def fetch(self, sha256: str, name: str, to: Path) -> None:
         """Brings a blob into a new file. StoreError, naming it, when the bucket has it not or it is damaged."""
@@ -101,7 +121,7 @@ def shared_by(root: Path) -> Shared | None:
     """The bucket that a folder is the cache of, if it is one. ConfigError when the extra `s3` is not installed."""
     try:
         said = json.loads((root / _FILE).read_bytes())
-        return Shared(_remote(Address.of(said["address"], said["endpoint"])))
+        return Shared(_remote(Address.of(said["address"], said["endpoint"]).in_era(said.get("era", 0))))
     except FileNotFoundError:
         if root.parent.name == CACHES:
             mend = "Run recsys status once: it makes the cache."
@@ -120,7 +140,7 @@ def join(root: Path, address: Address, sample: Callable[[], str]) -> None:
     """
     if (root / _FILE).exists():
         return
-    remote = _remote(address)
+    remote = _remote(address.in_era(0))
     ours = json.dumps({"sample": sample()}).encode("ascii")
     remote.get(_DOOR)  # whoever is refused here has learnt why before anything is written
     if not remote.swap(_DOOR, ours, None):
@@ -131,8 +151,38 @@ def join(root: Path, address: Address, sample: Callable[[], str]) -> None:
         what = "the store's server takes no notice of If-None-Match: two hosts could not agree"
         raise ConfigError(what, where=remote.where(), mend="Use another server, or a folder.")
     draft = root / f"{_FILE}.draft"
-    draft.write_text(json.dumps({"address": address.text, "endpoint": address.endpoint}))
+    draft.write_text(json.dumps({"address": address.text, "endpoint": address.endpoint, "era": address.era}))
     draft.replace(root / _FILE)
+
+
+def known_era(caches: Path, address: Address) -> Address:
+    """The address in the era that this host knows of, as `follow_era` wrote it down."""
+    try:
+        return address.in_era(int((caches / f"{address.folder}.era").read_text()))
+    except (FileNotFoundError, ValueError):
+        return address
+
+
+def follow_era(caches: Path, address: Address) -> Address:
+    """The address in the present era, which is written down. Where the bucket does not answer it is the one that is known.
+
+    Caches of eras that have passed are removed, unless a living process still works in one: then by a later call.
+    """
+    with contextlib.suppress(HomeError):
+        address = address.in_era(era.present(_remote(address.in_era(0))).number)
+    first = address.in_era(0).folder
+    if address.era:
+        draft = caches / f"{first}.era.draft"
+        draft.write_text(str(address.era))
+        draft.replace(caches / f"{first}.era")
+    for cache in (caches / first, *caches.glob(f"{first}-era-*[0-9]")):
+        if cache.name != address.folder and cache.is_dir():
+            with contextlib.suppress(FileNotFoundError), alone(cache) as in_use:  # another command may be faster
+                if not in_use:
+                    cache.rename(cache.with_name(f"{cache.name}-passed"))
+    for passed in caches.glob(f"{first}*-passed"):
+        shutil.rmtree(passed, ignore_errors=True)
+    return address
 
 
 def _remote(address: Address) -> "Remote":

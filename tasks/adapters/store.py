@@ -342,6 +342,7 @@ class Store:
         """Names what is in blobs: in the bucket if there is one, then here. The object that has the name, if not ours."""
         if self.shared:
             self._awaiting(recipe).write_bytes(manifest.to_bytes())
+            self.shared.require_present()
             manifest = self.shared.name_object(manifest, self.blob, self._require_whole)
         write(text, manifest.to_bytes())
         named = self.root / "objects" / recipe.step / f"{manifest.digest}.json"
@@ -353,8 +354,7 @@ class Store:
         path = self.root / "manifests" / recipe.step / f"{recipe.key}.json"
         if put_if_absent(text, path):
             return manifest
-        theirs = Manifest.read(path)  # another process was first; both made the same, or theirs counts
-        return theirs or manifest
+        return Manifest.read(path) or manifest  # another process was first; both made the same, or theirs counts
 
     def _awaiting(self, recipe: Recipe) -> Path:
         """The manifest of what is made, but not yet named in the bucket."""
