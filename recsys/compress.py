@@ -6,7 +6,7 @@ alone can gain more than pruning loses and would pass for a free cut. Where roun
 much of every student of the grid, the best of them is trained a little more with rounded weights. Formulas and measurements: docs/compression.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +144,7 @@ def compress(
             try_out(len(cuts) + number, _Candidate(cut, "rounded", again), bits)
     tried.sort(key=lambda one: one.place)
     made = len({one.place for one in tried})
-    allowed = margin([one.point for one in tried], config.max_loss)
+    allowed = margin([one.point.change.low for one in tried], config.max_loss)
     if choice([one.point for one in tried], allowed) is None:
         untouched = _Candidate(Cut(1.0, 1.0, False), "", student)
         tried.append(_Tried(len(tried), untouched, judge.point(untouched, 32, 1.0)))
@@ -168,12 +168,12 @@ def _crew(retrainer: Retrainer, workers: int, held: ExitStack) -> Crew:
     return lambda orders: fleet.run(orders, lambda place, told: None)
 
 
-def margin(points: Sequence[Point], max_loss: float) -> float:
+def margin(lows: Iterable[float], max_loss: float) -> float:
     """The loss that the chosen point may have: half of `max_loss`, or all of it where no point is within half.
 
-    Few users prove little: a point without reserve is better than none.
+    `lows` are the lower bounds of the points' changes. Few users prove little: a point without reserve is better than none.
     """
-    return max_loss if choice(points, USED * max_loss) is None else USED * max_loss
+    return USED * max_loss if any(low > -USED * max_loss for low in lows) else max_loss
 
 
 def too_rough(points: Sequence[Point], max_loss: float) -> list[int]:
@@ -182,7 +182,7 @@ def too_rough(points: Sequence[Point], max_loss: float) -> list[int]:
     Only of those smaller than the point that would be chosen now: training makes no file smaller. And only where the best
     one's mean is below the float student's: else the users are too few, not the bits, and training brings no more users.
     """
-    allowed = margin(points, max_loss)
+    allowed = margin([point.change.low for point in points], max_loss)
     chosen = choice(points, allowed)
     places = []
     for bits in dict.fromkeys(point.table_bits for point in points if point.table_bits < 32):

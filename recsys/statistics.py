@@ -113,9 +113,15 @@ def _checked(values: np.ndarray) -> np.ndarray:
 
 
 def mean_interval(values: np.ndarray) -> Interval:
-    """The mean of (C,) and its one-sided 95 % bounds, by the normal approximation; for a picture, not for a verdict."""
+    """The mean of (C,) and its one-sided 95 % bounds, by the normal approximation; for a picture, not for a verdict.
+
+    Where all are 0, or all are 1, that would be certain of it: there the bound is Wilson's (1927) of a share.
+    """
     values = _checked(values)
     if not len(values):
         return Interval(0.0, -1.0, 1.0)
     mean, error = float(values.mean()), float(values.std()) / len(values) ** 0.5
+    if error == 0 and mean in (0, 1):
+        beyond = ONE_SIDED**2 / (len(values) + ONE_SIDED**2)
+        return Interval(mean, mean * (1 - beyond), mean + (1 - mean) * beyond)
     return Interval(mean, mean - ONE_SIDED * error, mean + ONE_SIDED * error)

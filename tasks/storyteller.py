@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from recsys.compress import margin
 from recsys.dataset import Dataset
 from recsys.disagreement import Disagreement
 from recsys.evaluate import ModelReport
@@ -86,7 +87,7 @@ def story_of(
         trials=tuple(_trials(at, artifact)),
         knobs=tuple(_knobs(at, artifact)),
         grid=tuple(_grid(at, artifact)),
-        grid_max_loss=at.night.config.compress.max_loss,
+        grid_max_loss=_grid_margin(at, artifact),
         criteria=tuple(_criteria(verdict)),
         slices=tuple(_slices(verdict, opened)),
         slice_max_loss=at.night.config.gate.slice_loss,
@@ -139,8 +140,15 @@ def _knobs(at: Step, artifact: ArtifactRef) -> Iterator[KnobRow]:
         yield KnobRow(name, share)
 
 
+def _grid_margin(at: Step, artifact: ArtifactRef) -> float:
+    """The loss that its points were judged by; the float student is among them only where none was within it."""
+    points = _read(at, "compress", artifact.grid, "grid.json")
+    lows = [point["change"]["low"] for point in points if point["table_bits"] < 32]
+    return margin(lows, at.night.config.compress.max_loss)
+
+
 def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
-    most = at.night.config.compress.max_loss
+    most = _grid_margin(at, artifact)
     for point in _read(at, "compress", artifact.grid, "grid.json"):
         change = Estimate(**point["change"])
         within = change.low is not None and change.low > -most

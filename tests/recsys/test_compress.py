@@ -578,7 +578,8 @@ def test_of_each_number_of_bits_that_is_too_rough_the_best_is_trained_again() ->
     # Few users, not few bits: on the mean it loses nothing.
     assert too_rough([within, replace(four(50, 0.31, -0.03), change=Interval(0.0, -0.03, 0.03))], 0.02) == []
     # Within all of the loss and none within half: that is the margin, and it is kept.
-    assert margin([point(100, 0.3, -0.015), four(50, 0.29, -0.018)], 0.02) == 0.02
+    assert margin([-0.015, -0.018], 0.02) == 0.02
+    assert margin([-0.3, -0.009], 0.02) == 0.01
     assert too_rough([point(100, 0.3, -0.015), four(50, 0.29, -0.018)], 0.02) == []
     assert too_rough([within, four(50, 0.29, -0.018)], 0.02) == [1]
 

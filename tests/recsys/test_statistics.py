@@ -107,6 +107,13 @@ def test_the_interval_of_one_mean_is_that_of_normal_theory():
     assert mean_interval(np.empty(0)).low == -1
 
 
+def test_no_hit_among_few_is_not_certain_of_none():
+    none, all_of_them = mean_interval(np.zeros(47)), mean_interval(np.ones(47))
+    assert (none.low, none.high) == pytest.approx((0, 0.0544), abs=1e-4)
+    assert (1 - all_of_them.high, 1 - all_of_them.low) == pytest.approx((0, 0.0544), abs=1e-4)
+    assert mean_interval(np.full(47, 0.5)).high == 0.5
+
+
 def test_holm_steps_down():
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
