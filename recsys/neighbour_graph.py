@@ -4,7 +4,7 @@ import numpy as np
 from onnx import TensorProto
 
 from recsys.graph_builder import GraphBuilder
-from recsys.neighbourhood import FLOOR, Opinion
+from recsys.neighbourhood import FLOOR, Opinion, RoundedLists
 
 VECTOR = 16
 """Floats in the widest vector register of a CPU."""
@@ -20,8 +20,9 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     op, ints = graph.op, graph.ints
     lists = opinion.neighbourhood.rounded()
     asked = _asked(graph, opinion.neighbourhood.newest)
-    columns = op("Gather", graph.weight("neighbours.items", lists.items), asked)  # (B, L, K)
-    levels = op("Cast", op("Gather", graph.weight("neighbours.levels", lists.levels), asked), to=TensorProto.FLOAT)
+    items, levels = _unfolded(graph, lists)
+    columns = op("Gather", items, asked)  # (B, L, K)
+    levels = op("Cast", op("Gather", levels, asked), to=TensorProto.FLOAT)
     scales = op("Gather", graph.weight("neighbours.scales", lists.scales), asked)
     similar = op("Mul", levels, op("Unsqueeze", scales, ints(-1)))
     columns = op("Cast", op("Reshape", columns, ints(0, -1)), to=TensorProto.INT64)
@@ -34,6 +35,24 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     evidence = _log(graph, op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)), lists.items.shape[1])
     added = op("Mul", evidence, graph.number(np.float32(opinion.weight)))
     return op("ScatterElements", heard, columns, op("Add", own, added), axis=1)
+
+
+def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str]:
+    """Items (rows, K) and levels (rows, K), of which the file holds only those that are there: most items of a sparse
+    shop have fewer than K neighbours. onnxruntime computes what follows from constants alone once, when it loads the file.
+    """
+    op, there = graph.op, lists.items > 0
+    counts = op("Cast", graph.weight("neighbours.counts", there.sum(1).astype(np.uint8)), to=TensorProto.INT32)
+    places = graph.weight("neighbours.places", np.arange(there.shape[1], dtype=np.int32))
+    begins = op("Unsqueeze", op("CumSum", counts, graph.number(0, np.int64), exclusive=1), graph.ints(1))
+    taken = op("Less", places, op("Unsqueeze", counts, graph.ints(1)))
+    at = op("Where", taken, op("Add", begins, places), graph.number(there.sum(), np.int32))  # behind all: none
+
+    def unfolded(name: str, listed: np.ndarray) -> str:
+        folded = np.append(listed[there], np.zeros(1, listed.dtype))
+        return op("Gather", graph.weight(f"neighbours.{name}", folded), at)
+
+    return unfolded("items", lists.items), unfolded("levels", lists.levels)
 
 
 def _log(graph: GraphBuilder, x: str, places: int) -> str:

@@ -296,6 +296,24 @@ def test_four_bits_are_half_the_table_in_the_file_and_unpacked_once_when_it_is_l
     assert not kinds & {"BitShift", "BitwiseAnd"}
 
 
+def test_the_file_holds_the_neighbours_there_are_and_they_are_laid_out_once_when_it_is_loaded(tmp_path) -> None:
+    items, model = 2_000, decoder(DecoderShape.of(2_000, 8, 1, LENGTH))
+    all_ten = np.zeros((items, items), np.float32)
+    all_ten[:, :10] = np.linspace(0.1, 1, 10)
+    few = np.where(np.arange(items)[:, None] % 4 == 0, all_ten, 0)  # each fourth item has ten, the others none
+
+    def of(near: np.ndarray) -> bytes:
+        return serving_graph(model, 8, Opinion(Neighbourhood(csr_array(near), 50), 0.5))
+
+    alone = len(serving_graph(model, 8))
+    assert len(of(all_ten)) - len(of(few)) == pytest.approx(3 * 10 * items * 3 / 4, rel=0.01)
+    assert len(of(few)) - alone < (3 * 10 / 4 + 1 + 4) * items + 5_000  # and of each item a count and a scale
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(of(few), options, providers=["CPUExecutionProvider"])
+    assert "CumSum" not in {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+
+
 def linears(model: Decoder) -> dict[str, torch.nn.Parameter]:
     """And positions; not the table."""
     return {name: w for name, w in model.named_parameters() if w.ndim == 2 and name != "table.weight"}
