@@ -20,10 +20,10 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     op, ints = graph.op, graph.ints
     lists = opinion.neighbourhood.rounded()
     asked = _asked(graph, opinion.neighbourhood.newest)
-    items, levels = _unfolded(graph, lists)
+    items, levels, of_row = _unfolded(graph, lists)
     columns = op("Gather", items, asked)  # (B, L, K)
     levels = op("Cast", op("Gather", levels, asked), to=TensorProto.FLOAT)
-    scales = op("Gather", graph.weight("neighbours.scales", lists.scales), asked)
+    scales = op("Gather", of_row, asked)
     similar = op("Mul", levels, op("Unsqueeze", scales, ints(-1)))
     columns = op("Cast", op("Reshape", columns, ints(0, -1)), to=TensorProto.INT64)
     own = op("GatherElements", scores, columns, axis=1)
@@ -37,9 +37,10 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     return op("ScatterElements", heard, columns, op("Add", own, added), axis=1)
 
 
-def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str]:
-    """Items (rows, K) and levels (rows, K), of which the file holds only those that are there: most items of a sparse
-    shop have fewer than K neighbours. onnxruntime computes what follows from constants alone once, when it loads the file.
+def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str, str]:
+    """Items (rows, K), levels (rows, K) and scales (rows,), of which the file holds only those that are there: most items
+    of a sparse shop have fewer than K neighbours, and many have none. onnxruntime computes what follows from constants
+    alone once, when it loads the file.
     """
     op, there = graph.op, lists.items > 0
     counts = op("Cast", graph.weight("neighbours.counts", there.sum(1).astype(np.uint8)), to=TensorProto.INT32)
@@ -52,7 +53,11 @@ def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str]:
         folded = np.append(listed[there], np.zeros(1, listed.dtype))
         return op("Gather", graph.weight(f"neighbours.{name}", folded), at)
 
-    return unfolded("items", lists.items), unfolded("levels", lists.levels)
+    some = there.any(1)
+    speaks = op("Cast", op("Cast", counts, to=TensorProto.BOOL), to=TensorProto.INT32)
+    rank = op("Mul", speaks, op("CumSum", speaks, graph.number(0, np.int64)))  # from 1, 0 where there is none
+    scales = graph.weight("neighbours.scales", np.append(np.ones(1, np.float32), lists.scales[some]))
+    return unfolded("items", lists.items), unfolded("levels", lists.levels), op("Gather", scales, rank)
 
 
 def _log(graph: GraphBuilder, x: str, places: int) -> str:

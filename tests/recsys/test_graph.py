@@ -306,8 +306,10 @@ def test_the_file_holds_the_neighbours_there_are_and_they_are_laid_out_once_when
         return serving_graph(model, 8, Opinion(Neighbourhood(csr_array(near), 50), 0.5))
 
     alone = len(serving_graph(model, 8))
-    assert len(of(all_ten)) - len(of(few)) == pytest.approx(3 * 10 * items * 3 / 4, rel=0.01)
-    assert len(of(few)) - alone < (3 * 10 / 4 + 1 + 4) * items + 5_000  # and of each item a count and a scale
+    assert len(of(all_ten)) - len(of(few)) == pytest.approx((3 * 10 + 4) * items * 3 / 4, rel=0.01)
+    assert (
+        len(of(few)) - alone < ((3 * 10 + 4) / 4 + 1) * items + 5_000
+    )  # of each item a count, of those who have some a scale
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(of(few), options, providers=["CPUExecutionProvider"])
