@@ -126,7 +126,7 @@ def clipped_sum(model: PrivateStudent, lines: UserLines, clip: float) -> Gradien
     floats = model.item_table().numel() + sum(weight.numel() for weight in total.values())
     at_once = max(1, CHUNK_BYTES // (4 * floats))
     order = (lines.importance > 0).sum(1).argsort()
-    for chosen in order.split(at_once):
+    for chosen in order.split(at_once) if len(order) else ():
         gradients = of_each_user(model, lines.part(chosen))
         squares = torch.stack([each.flatten(1).pow(2).sum(1) for each in gradients.values()]).sum(0)
         kept = (clip / squares.sqrt().clamp_min(1e-12)).clamp_max(1.0)
@@ -189,9 +189,7 @@ def train(model: PrivateStudent, lines: UserLines, course: Course) -> None:
     kept = 0
     for step in range(course.steps):
         drawn = torch.nonzero(torch.rand(len(lines), generator=generator) < course.sampling)[:, 0]
-        total = noised(
-            clipped_sum(model, lines.part(drawn), course.clip), course.noise * course.clip, generator
-        )
+        total = noised(clipped_sum(model, lines.part(drawn), course.clip), course.noise * course.clip, generator)
         for name, weight in learnt.items():
             weight.grad = total[name] / (course.sampling * len(lines))
         optimizer.step()

@@ -117,7 +117,9 @@ class School:
         if cell.model in self.peers:
             return self.peers[cell.model]
         if cell.model == "private-popular":
-            return MostPopular(noised_counts(self.lines, self.lesson.dataset.catalog.items, self.noise(cell), cell.seed))
+            return MostPopular(
+                noised_counts(self.lines, self.lesson.dataset.catalog.items, self.noise(cell), cell.seed)
+            )
         return Scorer(self._student(cell), self.lesson.length, cell.model)
 
     def _student(self, cell: Cell) -> Student:
@@ -191,11 +193,17 @@ def _cells(asked: argparse.Namespace) -> Iterator[Cell]:
     courses = list(product(asked.steps, asked.sampling, asked.clip, asked.learning_rate))
     if not asked.validation_only:
         yield from (Cell(name) for name in ("most-popular", "neighbours"))
-        yield from (Cell("private-popular", e, seed=s, steps=1, sampling=1.0, clip=1.0) for e in asked.epsilons for s in asked.seeds)
+        yield from (
+            Cell("private-popular", e, seed=s, steps=1, sampling=1.0, clip=1.0)
+            for e in asked.epsilons
+            for s in asked.seeds
+        )
     for seed, width in product(asked.seeds, asked.widths):
         if not asked.validation_only:
             yield Cell("none", width=width, rows="ids", seed=seed)
-        for rows, epsilon, course in product(asked.rows, asked.epsilons if asked.validation_only else [0.0, *asked.epsilons], courses):
+        for rows, epsilon, course in product(
+            asked.rows, asked.epsilons if asked.validation_only else [0.0, *asked.epsilons], courses
+        ):
             yield Cell("private" if epsilon else "clipped", epsilon, width, rows, seed, *course)
 
 
@@ -222,3 +230,55 @@ def told(school: School, cell: Cell, validation_only: bool) -> dict[str, Any]:
         attacked = attack(model, school.suspects) if isinstance(model, Scorer) else None
         found["membership_auc"] = asdict(attacked.auc) if attacked else None
     return {**found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """A table a shop: a line for each model that was tested, means over seeds; shares are of the means."""
+    tables = []
+    for shop in dict.fromkeys(row["made_from"] for row in rows):
+        tested = [row for row in rows if row["made_from"] == shop and not row["validation_only"]]
+        if tested:
+            tables.append("\n".join(_table(tested)))
+    return "\n\n".join(tables)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    popular = _mean([row for row in rows if row["model"] == "most-popular"], "ndcg_at_10")
+    heads = ["model", "epsilon", "width", "rows", "steps", "sampling", "noise", "seeds", "NDCG@10", "HR@10"]
+    heads += ["of most-popular", "of the undistilled", "membership AUC"]
+    lines = [
+        f"### {rows[0]['shop']} ({rows[0]['made_from']})",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+    ]
+    names = [name for name in asdict(Cell("")) if name != "seed"]
+    for same in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        some = [row for row in rows if tuple(row[name] for name in names) == same]
+        row, undistilled = (
+            some[0],
+            [each for each in rows if each["model"] == "none" and each["width"] == some[0]["width"]],
+        )
+        ndcg = _mean(some, "ndcg_at_10")
+        aucs = [each["membership_auc"]["value"] for each in some if each["membership_auc"]]
+        cells = [row["model"], f"{row['epsilon']:g}", row["width"], row["rows"], row["steps"], f"{row['sampling']:g}"]
+        cells += [f"{row['noise']:.3g}", len(some), _bounded(some, "ndcg_at_10"), _bounded(some, "hr_at_10")]
+        cells += [f"{ndcg / popular:.0%}" if popular else ""]
+        cells += [f"{ndcg / _mean(undistilled, 'ndcg_at_10'):.0%}" if undistilled else ""]
+        cells += [f"{np.mean(aucs):.3f}" if aucs else ""]
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return lines
+
+
+def _mean(rows: list[dict[str, Any]], name: str, bound: str = "value") -> float:
+    return float(np.mean([row[name][bound] for row in rows])) if rows else 0.0
+
+
+def _bounded(rows: list[dict[str, Any]], name: str) -> str:
+    """Of several seeds the means of the bounds: they are over users, not over trainings."""
+    value, low, high = (_mean(rows, name, bound) for bound in ("value", "low", "high"))
+    return f"{value:.4f} ({low:.4f} to {high:.4f})"
+
+
+if __name__ == "__main__":
+    main()
