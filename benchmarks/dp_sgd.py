@@ -84,13 +84,16 @@ class PrivateStudent(nn.Module):
         """`texts` (N, T), components of variance 1, zeros for an item without text; None: rows of ids."""
         super().__init__()
         self.student = Student.untrained(shape, 0.0, seed)
-        padded = None if texts is None else torch.from_numpy(np.pad(texts, ((1, 0), (0, 0))).astype(np.float32))
+        padded = None
+        if texts is not None:  # at a norm of about 1, or the decoder's share of a clipped gradient is nothing
+            scaled = np.pad(texts, ((1, 0), (0, 0))) / texts.shape[1] ** 0.5
+            padded = torch.from_numpy(scaled.astype(np.float32))
         self.register_buffer("texts", padded, persistent=False)
         if padded is not None:
             self.student.table.weight.requires_grad_(False)
             self.projection = nn.Parameter(torch.empty(padded.shape[1], shape.width))
             with seeded(torch.device("cpu"), seed):
-                nn.init.normal_(self.projection, std=(shape.width * padded.shape[1]) ** -0.5)
+                nn.init.normal_(self.projection, std=shape.width**-0.5)
 
     @property
     def learnt(self) -> dict[str, nn.Parameter]:

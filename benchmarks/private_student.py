@@ -1,8 +1,8 @@
 """What differential privacy would cost: students that learn from clicks alone by user-level DP-SGD, epsilon by epsilon.
 
     python -m benchmarks.private_student --data DIR/SHOP [--home DIR] [--widths 16 32] [--rows ids texts]
-        [--epsilons 1 4 8 16 64] [--seeds 0] [--steps 300] [--sampling .1] [--clip 1] [--learning-rate .003]
-        [--validation-only] [--preset quick] [--split temporal]
+        [--epsilons 1 4 8 16 64] [--seeds 0] [--steps 60] [--sampling .1] [--clip 1] [--learning-rate .01]
+        [--length 32] [--validation-only] [--preset quick] [--split temporal]
 
 The dataset is that of the last night of --home; where no night has ended, one is run first. Labels, neighbours, warm start and
 the popular items of the artifact have all read private data, so a private student has none of them. Public are the catalog and
@@ -30,7 +30,7 @@ from benchmarks.dp_accountant import noise_for
 from benchmarks.dp_sgd import Course, PrivateStudent, UserLines, train
 from benchmarks.one_night import recsys
 from recsys.baselines import MostPopular, Neighbours
-from recsys.config import SearchConfig, TextConfig
+from recsys.config import PRESETS, SearchConfig, TextConfig
 from recsys.decoder import DecoderShape
 from recsys.evaluate import evaluate
 from recsys.item_text import TextEncoder, cached_vectors, whitened
@@ -62,6 +62,7 @@ class Cell:
     sampling: float = 0.0
     clip: float = 0.0
     learning_rate: float = 0.0
+    length: int = 0  # newest positions of a user that are learnt from, and read
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ class School:
     """What all models learn from and are judged on."""
 
     lesson: Lesson
+    knobs: SearchConfig
     cache: Path
 
-    @cached_property
-    def lines(self) -> UserLines:
+    def lines(self, length: int) -> UserLines:
         """What the users did, the newest positions of each."""
-        return UserLines.of(self.lesson.dataset.histories, self.lesson.length)
+        return UserLines.of(self.lesson.dataset.histories, length)
 
     @cached_property
     def texts(self) -> np.ndarray:
@@ -100,9 +101,14 @@ class School:
         return {name: self.metrics(model)["ndcg_at_10"] for name, model in self.peers.items()}
 
     @property
+    def users(self) -> int:
+        """U, who have something to learn from. How many they are is taken for public."""
+        return int((self.lesson.dataset.histories.train_end > 1).sum())
+
+    @property
     def delta(self) -> float:
         """Of all private models."""
-        return min(MOST_DELTA, 0.1 / len(self.lines))
+        return min(MOST_DELTA, 0.1 / self.users)
 
     def noise(self, cell: Cell) -> float:
         """What its epsilon asks, in units of the clip."""
@@ -117,24 +123,25 @@ class School:
         if cell.model in self.peers:
             return self.peers[cell.model]
         if cell.model == "private-popular":
-            return MostPopular(
-                noised_counts(self.lines, self.lesson.dataset.catalog.items, self.noise(cell), cell.seed)
-            )
-        return Scorer(self._student(cell), self.lesson.length, cell.model)
+            items = self.lesson.dataset.catalog.items
+            return MostPopular(noised_counts(self.lines(cell.length), items, self.noise(cell), cell.seed))
+        student = self._undistilled(cell) if cell.model == "none" else self._private(cell)
+        return Scorer(student, student.length, cell.model)
 
-    def _student(self, cell: Cell) -> Student:
-        dataset, length = self.lesson.dataset, self.lesson.length
+    def _undistilled(self, cell: Cell) -> Student:
+        dataset, length, knobs = self.lesson.dataset, self.lesson.length, self.knobs
         shape = DecoderShape.of(dataset.catalog.items, cell.width, 1, length)
-        if cell.model == "none":
-            knobs = SearchConfig()
-            student = Student.untrained(shape, knobs.dropout, cell.seed)
-            schedule = Schedule(knobs.epochs, knobs.learning_rate, cell.seed)
-            validate = ranking_validator(student, dataset.validation_cases())
-            fit(student, dataset.histories, length, schedule, HardLabels(), validate)
-            return student
+        student = Student.untrained(shape, knobs.dropout, cell.seed)
+        schedule = Schedule(knobs.epochs, knobs.learning_rate, cell.seed)
+        validate = ranking_validator(student, dataset.validation_cases())
+        fit(student, dataset.histories, length, schedule, HardLabels(), validate)
+        return student
+
+    def _private(self, cell: Cell) -> Student:
+        shape = DecoderShape.of(self.lesson.dataset.catalog.items, cell.width, 1, cell.length)
         model = PrivateStudent(shape, cell.seed, self.texts if cell.rows == "texts" else None)
         course = Course(cell.steps, cell.sampling, cell.clip, self.noise(cell), cell.learning_rate, cell.seed)
-        train(model, self.lines, course)
+        train(model, self.lines(cell.length), course)
         return model.folded()
 
 
@@ -156,11 +163,12 @@ def main() -> None:
         words = ["nightly", "--preset", asked.preset, "--split", asked.split]
         recsys(asked.home, *words, "--events", asked.data / "events.parquet", "--items", asked.data / "items.parquet")
     computing.use(settings)
-    school = School(Lesson.of(asked.data.name, Store(settings.store)), settings.cache / "text")
+    lesson = Lesson.of(asked.data.name, Store(settings.store))
+    school = School(lesson, PRESETS[asked.preset].search, settings.cache / "text")
     rows = [json.loads(line) for line in asked.out.open()] if asked.out.exists() else []
     there = [{name: value for name, value in row.items() if name in _row(school, Cell(""), False)} for row in rows]
     cells = [cell for cell in _cells(asked) if _row(school, cell, asked.validation_only) not in there]
-    print(f"{len(cells)} models, {len(school.lines):,} users, delta {school.delta:.1e}", flush=True)
+    print(f"{len(cells)} models, {school.users:,} users, delta {school.delta:.1e}", flush=True)
     for cell in cells:
         rows.append({**_row(school, cell, asked.validation_only), **told(school, cell, asked.validation_only)})
         with asked.out.open("a") as file:
@@ -177,10 +185,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", choices=["ids", "texts"], nargs="+", default=["ids", "texts"])
     parser.add_argument("--epsilons", type=float, nargs="*", default=[1, 4, 8, 16, 64])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[300])
+    parser.add_argument("--steps", type=int, nargs="+", default=[60])
     parser.add_argument("--sampling", type=float, nargs="+", default=[0.1])
     parser.add_argument("--clip", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[0.003])
+    parser.add_argument("--learning-rate", type=float, nargs="+", default=[0.01])
+    parser.add_argument("--length", type=int, nargs="+", default=[32])
     parser.add_argument("--validation-only", action="store_true")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--split", default="temporal")
@@ -190,11 +199,11 @@ def _arguments() -> argparse.Namespace:
 
 def _cells(asked: argparse.Namespace) -> Iterator[Cell]:
     """The cheapest first, then seed by seed and width by width, the loop without noise before those with it."""
-    courses = list(product(asked.steps, asked.sampling, asked.clip, asked.learning_rate))
+    courses = list(product(asked.steps, asked.sampling, asked.clip, asked.learning_rate, asked.length))
     if not asked.validation_only:
         yield from (Cell(name) for name in ("most-popular", "neighbours"))
         yield from (
-            Cell("private-popular", e, seed=s, steps=1, sampling=1.0, clip=1.0)
+            Cell("private-popular", e, seed=s, steps=1, sampling=1.0, clip=1.0, length=asked.length[0])
             for e in asked.epsilons
             for s in asked.seeds
         )
