@@ -29,6 +29,7 @@ from benchmarks.distillation import Lesson
 from benchmarks.dp_accountant import noise_for
 from benchmarks.dp_sgd import Course, PrivateStudent, UserLines, train
 from benchmarks.one_night import recsys
+from benchmarks.private_student_told import as_markdown
 from recsys.baselines import MostPopular, Neighbours
 from recsys.config import PRESETS, SearchConfig, TextConfig
 from recsys.decoder import DecoderShape
@@ -239,54 +240,6 @@ def told(school: School, cell: Cell, validation_only: bool) -> dict[str, Any]:
         attacked = attack(model, school.suspects) if isinstance(model, Scorer) else None
         found["membership_auc"] = asdict(attacked.auc) if attacked else None
     return {**found, "seconds": round(time.monotonic() - began, 1)}
-
-
-def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table a shop: a line for each model that was tested, means over seeds; shares are of the means."""
-    tables = []
-    for shop in dict.fromkeys(row["made_from"] for row in rows):
-        tested = [row for row in rows if row["made_from"] == shop and not row["validation_only"]]
-        if tested:
-            tables.append("\n".join(_table(tested)))
-    return "\n\n".join(tables)
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    popular = _mean([row for row in rows if row["model"] == "most-popular"], "ndcg_at_10")
-    heads = ["model", "epsilon", "width", "rows", "steps", "sampling", "noise", "seeds", "NDCG@10", "HR@10"]
-    heads += ["of most-popular", "of the undistilled", "membership AUC"]
-    lines = [
-        f"### {rows[0]['shop']} ({rows[0]['made_from']})",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    names = [name for name in asdict(Cell("")) if name != "seed"]
-    for same in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
-        some = [row for row in rows if tuple(row[name] for name in names) == same]
-        row, undistilled = (
-            some[0],
-            [each for each in rows if each["model"] == "none" and each["width"] == some[0]["width"]],
-        )
-        ndcg = _mean(some, "ndcg_at_10")
-        aucs = [each["membership_auc"]["value"] for each in some if each["membership_auc"]]
-        cells = [row["model"], f"{row['epsilon']:g}", row["width"], row["rows"], row["steps"], f"{row['sampling']:g}"]
-        cells += [f"{row['noise']:.3g}", len(some), _bounded(some, "ndcg_at_10"), _bounded(some, "hr_at_10")]
-        cells += [f"{ndcg / popular:.0%}" if popular else ""]
-        cells += [f"{ndcg / _mean(undistilled, 'ndcg_at_10'):.0%}" if undistilled else ""]
-        cells += [f"{np.mean(aucs):.3f}" if aucs else ""]
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    return lines
-
-
-def _mean(rows: list[dict[str, Any]], name: str, bound: str = "value") -> float:
-    return float(np.mean([row[name][bound] for row in rows])) if rows else 0.0
-
-
-def _bounded(rows: list[dict[str, Any]], name: str) -> str:
-    """Of several seeds the means of the bounds: they are over users, not over trainings."""
-    value, low, high = (_mean(rows, name, bound) for bound in ("value", "low", "high"))
-    return f"{value:.4f} ({low:.4f} to {high:.4f})"
 
 
 if __name__ == "__main__":
