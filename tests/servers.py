@@ -9,38 +9,99 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.fork_server import OURS
 
 _START_SECONDS = 300
 
 
+@dataclass
+class Server:
+    """One that can be killed and started again on its port, with what it had written down."""
+
+    words: list[str]  # of a module of Python's
+    environment: Mapping[str, str]
+    log: Path
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def prefect(cls, folder: Path, database: str = "", port: int = 0) -> Self:
+        """`database` is an URL of SQLAlchemy's; empty: a file in the folder."""
+        environment = {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
+        }
+        port = port or free_port()
+        place = ["--host", "127.0.0.1", "--port", str(port), "--no-services", "--no-ui"]
+        return cls(
+            ["prefect", "server", "start", *place], environment, folder / "server.log", f"http://127.0.0.1:{port}/api"
+        )
+
+    @classmethod
+    def mlflow(cls, folder: Path, database: str, port: int = 0) -> Self:
+        """Who uses it sends artifacts to it, and it keeps them in the folder."""
+        stores = ["--backend-store-uri", database, "--artifacts-destination", (folder / "artifacts").as_uri()]
+        port = port or free_port()
+        place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        return cls(["mlflow", "server", *stores, *place], quiet, folder / "server.log", f"http://127.0.0.1:{port}")
+
+    def begin(self) -> None:
+        """It answers a few seconds later."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        with self.log.open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.words],
+                env={**kept, "DO_NOT_TRACK": "1", **self.environment},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Until its health page answers."""
+        assert self.process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(self.url):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """All its processes at once, without a word."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """From when it answers until the block ends."""
+        self.begin()
+        try:
+            self.wait()
+            yield self
+        finally:
+            self.kill()
+
+
 @contextlib.contextmanager
 def prefect(folder: Path, database: str = "") -> Iterator[str]:
-    """Its address. `database` is an URL of SQLAlchemy's; empty: a file in the folder."""
-    environment = {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
-    }
-    port = free_port()
-    place = ["--host", "127.0.0.1", "--port", str(port), "--no-services", "--no-ui"]
-    url = f"http://127.0.0.1:{port}/api"
-    with _running(["prefect", "server", "start", *place], environment, folder, url):
-        yield url
+    """The address of one, for the length of a block."""
+    with Server.prefect(folder, database).running() as server:
+        yield server.url
 
 
 @contextlib.contextmanager
 def mlflow(folder: Path, database: str) -> Iterator[str]:
-    """Its address. Who uses it sends artifacts to it, and it keeps them in the folder."""
-    stores = ["--backend-store-uri", database, "--artifacts-destination", (folder / "artifacts").as_uri()]
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with _running(["mlflow", "server", *stores, *place], quiet, folder, url):
-        yield url
+    """The address of one, for the length of a block."""
+    with Server.mlflow(folder, database).running() as server:
+        yield server.url
 
 
 def free_port() -> int:
@@ -48,31 +109,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _running(words: list[str], environment: Mapping[str, str], folder: Path, url: str) -> Iterator[None]:
-    """Until its health page answers, then while the block runs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    log = folder / "server.log"
-    with log.open("wb") as said:
-        server = subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env={**kept, "DO_NOT_TRACK": "1", **environment},
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not _answers(url):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def _answers(url: str) -> bool:

@@ -33,6 +33,9 @@ KNOBS = (
 JUDGED = "judge"
 """Of this step the recipe is compared and not the object: a verdict holds the latency that was measured."""
 
+TWINS = "SELECT name, version FROM model_version_tags WHERE key = 'recsys.duplicate_of'"
+RECORDS = "SELECT version FROM model_versions WHERE name LIKE '%ledger'"
+
 _DONE = re.compile(rf"^({'|'.join(STEPS)}) +(done in|reused)", re.MULTILINE)
 
 
@@ -92,17 +95,21 @@ class Truth:
 
     @classmethod
     def read(cls, store: Path, ask: Callable[[str], list[tuple[object, ...]]]) -> "Truth":
-        """As `of`, wherever they are; `ask` gives the rows that MLflow's database has for a query."""
-        tagged = (
-            "(SELECT value FROM model_version_tags t WHERE t.name = v.name AND t.version = v.version AND key = '{}')"
+        """As `of`, wherever they are; `ask` gives the rows that MLflow's database has for a query.
+
+        Versions that are marked as the twins of others, from answers that were lost, do not count.
+        """
+        tag = "(SELECT value FROM model_version_tags t WHERE t.name = v.name AND t.version = v.version AND key = '{}')"
+        counts = f"{tag.format('recsys.duplicate_of')} IS NULL"
+        versions = (
+            f"SELECT name, version, {tag.format('recsys.digest')} FROM model_versions v WHERE name NOT LIKE '%ledger'"
         )
-        versions = f"SELECT name, version, {tagged.format('recsys.digest')} FROM model_versions v WHERE name NOT LIKE '%ledger'"
-        records = f"SELECT version, {tagged.format('recsys.record')} FROM model_versions v WHERE name LIKE '%ledger'"
+        records = f"SELECT version, {tag.format('recsys.record')} FROM model_versions v WHERE name LIKE '%ledger'"
         return cls(
             objects_of(store),
-            tuple(sorted(ask(versions))),
+            tuple(sorted(ask(f"{versions} AND {counts}"))),
             tuple(sorted(ask("SELECT name, alias, version FROM registered_model_aliases"))),
-            tuple(_entry(*record) for record in sorted(ask(records))),
+            tuple(_entry(*record) for record in sorted(ask(f"{records} AND {counts}"))),
         )
 
 
@@ -123,13 +130,29 @@ def _entry(number: object, text: object) -> tuple[object, ...]:
 
 def rows(home: Path, query: str, database: str = "mlflow/mlflow.db") -> list[tuple[object, ...]]:
     """What a database of the home says."""
-    with closing(sqlite3.connect(f"file:{home / database}?mode=ro", uri=True, timeout=20)) as connection:
+    return asked(home / database, query)
+
+
+def asked(database: Path, query: str) -> list[tuple[object, ...]]:
+    """What a database of SQLite's says."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)) as connection:
         return connection.execute(query).fetchall()
 
 
 def broken(home: Path, truth: Truth) -> list[str]:
     """The sentences of the law that do not hold, but for fsck's."""
-    found = Truth.of(home)
+    wrong = [*broken_in(home, home / "mlflow" / "mlflow.db", truth)]
+    if twins := rows(home, TWINS):
+        wrong.append(f"{len(twins)} versions were registered twice")
+    prefect = home / "prefect" / "prefect.db"
+    if prefect.exists() and (running := asked(prefect, "SELECT name FROM flow_run WHERE state_type = 'RUNNING'")):
+        wrong.append(f"{len(running)} runs are running in Prefect")
+    return wrong
+
+
+def broken_in(home: Path, mlflow: Path, truth: Truth) -> list[str]:
+    """The same without Prefect's, of a home whose MLflow may have its database elsewhere, and in it twins that do not count."""
+    found = Truth.read(home / "store", lambda query: asked(mlflow, query))
     wrong = [
         f"{name}: {theirs} instead of {ours}"
         for name in ("registered", "aliases", "ledger")
@@ -140,14 +163,10 @@ def broken(home: Path, truth: Truth) -> list[str]:
         if ours != theirs:
             wrong.append(f"object {key}: {theirs} instead of {ours}")
     wrong += [f"left in the store: {left}" for left in half_made(home)]
-    mirrored = len(list((home / "ledger").glob("*/*.json")))
-    wrong += [f"{mirrored} records in the mirror"] if mirrored != len(found.ledger) else []
-    if running := rows(home, "SELECT run_uuid FROM runs WHERE status = 'RUNNING'"):
+    mirrored, records = len(list((home / "ledger").glob("*/*.json"))), len(asked(mlflow, RECORDS))
+    wrong += [f"{mirrored} records in the mirror"] if mirrored != records else []
+    if running := asked(mlflow, "SELECT run_uuid FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"):
         wrong.append(f"{len(running)} runs are open in MLflow")
-    if (home / "prefect" / "prefect.db").exists() and (
-        running := rows(home, "SELECT name FROM flow_run WHERE state_type = 'RUNNING'", "prefect/prefect.db")
-    ):
-        wrong.append(f"{len(running)} runs are running in Prefect")
     return [*wrong, *(f"process {pid} is alive" for pid in processes(home))]
 
 
