@@ -63,6 +63,7 @@ def command(
     settings = make_home(home)
     with made_ready(settings):
         from flows.nightly import nightly
+        from flows.one_run import one_run
     source = source_of(settings, events, items, columns, "")
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     console = Console(highlight=False)
@@ -72,7 +73,7 @@ def command(
             console.print(f"Night {number} of {len(nights)}: what was known before {until:%Y-%m-%d %H:%M %Z}")
             began = time.monotonic()
             with shown(console):
-                outcome = nightly(source=source.known_until(until), **sections)
+                outcome = one_run(nightly, source=source.known_until(until), **sections)
             done.append(Done(until, _story(outcome), time.monotonic() - began))
     except KeyboardInterrupt:
         console.print(f"Interrupted after {len(done)} of {len(nights)} nights: the same command goes on from there.")

@@ -41,6 +41,7 @@ def command(
     settings = open_home(home)
     with made_ready(settings):
         from flows.monitor import monitor
+        from flows.one_run import one_run
         from tasks.night import Source
 
     source = Source(
@@ -51,7 +52,7 @@ def command(
     )
     console = Console(highlight=False)
     with shown(console):
-        looked = monitor(source=source, monitor=config)
+        looked = one_run(monitor, source=source, monitor=config)
     seen = json.loads(Path(looked.report).with_suffix(".json").read_text(encoding="utf-8"))
     console.print(told(seen))
     console.print(f"Page: {looked.report}", soft_wrap=True, markup=False)

@@ -43,12 +43,13 @@ def command(
 
     with made_ready(settings):
         from flows.nightly import nightly
+        from flows.one_run import one_run
 
     source = source_of(settings, events, items, columns, as_of)
     sections = {name: getattr(config, name) for name in type(config).model_fields}
     console = Console(highlight=False)
     with follow(console) as screen, shown(console):
-        outcome = nightly(source=source, **sections)
+        outcome = one_run(nightly, source=source, **sections)
     screen.show(Story.from_json(Path(outcome.report).with_suffix(".json").read_text(encoding="utf-8")))
     console.print(f"Report: {outcome.report}", soft_wrap=True, markup=False)
     if require_promotion and outcome.decision != "PROMOTE":
