@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -309,17 +310,35 @@ class Registry:
 
     def _publish(self, model: str, folder: Path, loader: str, run_id: str, example: Example | None) -> Any:
         """Uploads the files as a logged model of a run, MLflow's entity, and gives it."""
-        from mlflow.entities import LoggedModelOutput
-
         with tempfile.TemporaryDirectory(dir=self.settings.temp) as temporary:
             package = Path(temporary) / "model"
             with told(self.settings.temp):
                 save(package, folder, loader, example)
-            logged = self.client.create_logged_model(self._experiment_id(), name=model, source_run_id=run_id)
+            logged = self._logged_model(model, run_id)
             self.client.log_model_artifacts(logged.model_id, str(package))
         self.client.finalize_logged_model(logged.model_id, "READY")
-        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+        self._log_output(run_id, logged.model_id)
         return logged
+
+    def _logged_model(self, model: str, run_id: str) -> Any:
+        """A new one. A lost response makes MLflow create two; the one that is not ours is deleted."""
+        experiment, intent = self._experiment_id(), uuid.uuid4().hex
+        logged = self.client.create_logged_model(experiment, name=model, source_run_id=run_id, tags={INTENT: intent})
+        for twin in self.client.search_logged_models([experiment], f"tags.`{INTENT}` = '{intent}'"):
+            if twin.model_id != logged.model_id:
+                self.client.delete_logged_model(twin.model_id)
+        return logged
+
+    def _log_output(self, run_id: str, model_id: str) -> None:
+        """That a run made a model. MLflow refuses to be told twice, as it is when the response was lost."""
+        from mlflow.entities import LoggedModelOutput
+
+        try:
+            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+        except RefusedError:
+            outputs = self.client.get_run(run_id).outputs
+            if model_id not in {output.model_id for output in outputs.model_outputs}:
+                raise
 
     def _exists(self, model: str) -> bool:
         return bool(self.client.search_registered_models(f"name = '{model}'", max_results=1))

@@ -59,8 +59,7 @@ class Tracking:
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 _require_keeper(folder, client.uri)
-                location = folder.as_uri() if folder else None
-                return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+                experiment = _made(client, folder.as_uri() if folder else None)
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
         there = urlparse(experiment.artifact_location)
@@ -241,6 +240,16 @@ class Tracking:
     def _close_open_runs(self, night: str, status: Status) -> None:
         for run in self._runs(f"tags.`{NIGHT}` = '{night}' and attributes.status = 'RUNNING'"):
             self.client.set_terminated(run.info.run_id, status)
+
+
+def _made(client: Client, location: str | None) -> Any:
+    """The new experiment. There is one already where another host was faster, or an answer was lost and MLflow asked again."""
+    try:
+        client.create_experiment(EXPERIMENT, artifact_location=location)
+    except RefusedError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.get_experiment_by_name(EXPERIMENT)
 
 
 def _require_keeper(folder: Path | None, uri: str) -> None:
