@@ -249,7 +249,8 @@ class Settings:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the defaults hang for four minutes on a dead server
+            # half a minute, in which a server is started again; the defaults hang for four minutes on a dead one
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
             "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "TMPDIR": str(self.temp),
