@@ -80,7 +80,7 @@ def tried(outside: Outside, point: Point) -> Row:
     outside.reset()
     began = time.monotonic()
     if point.kills:
-        done, row.happened = outside.killed_night(point.server, point.what, back=point.fault == "restarted")
+        done, row.happened = outside.killed_night((point.server,), point.what, back=point.fault == "restarted")
     else:
         proxy = outside.proxies[point.server]
         proxy.lose(Loss(point.what, point.number, TIMES[point.fault]))

@@ -29,24 +29,24 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def prefect(cls, folder: Path, database: str = "", port: int = 0) -> Self:
-        """`database` is an URL of SQLAlchemy's; empty: a file in the folder."""
+    def prefect(cls, folder: Path, database: str = "", services: bool = False) -> Self:
+        """`database` is an URL of SQLAlchemy's; empty: a file in the folder. Its `services` hand on events, for example."""
         environment = {
             "PREFECT_HOME": str(folder),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
         }
-        port = port or free_port()
-        place = ["--host", "127.0.0.1", "--port", str(port), "--no-services", "--no-ui"]
+        port = free_port()
+        place = ["--host", "127.0.0.1", "--port", str(port), "--no-ui", *([] if services else ["--no-services"])]
         return cls(
             ["prefect", "server", "start", *place], environment, folder / "server.log", f"http://127.0.0.1:{port}/api"
         )
 
     @classmethod
-    def mlflow(cls, folder: Path, database: str, port: int = 0) -> Self:
+    def mlflow(cls, folder: Path, database: str) -> Self:
         """Who uses it sends artifacts to it, and it keeps them in the folder."""
         stores = ["--backend-store-uri", database, "--artifacts-destination", (folder / "artifacts").as_uri()]
-        port = port or free_port()
+        port = free_port()
         place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         return cls(["mlflow", "server", *stores, *place], quiet, folder / "server.log", f"http://127.0.0.1:{port}")
@@ -91,9 +91,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def prefect(folder: Path, database: str = "") -> Iterator[str]:
+def prefect(folder: Path, database: str = "", services: bool = False) -> Iterator[str]:
     """The address of one, for the length of a block."""
-    with Server.prefect(folder, database).running() as server:
+    with Server.prefect(folder, database, services).running() as server:
         yield server.url
 
 

@@ -20,6 +20,9 @@ from tasks.adapters.settings import Settings
 
 _NO_DISK = ("database or disk is full", "disk I/O error", "attempt to write a readonly database")  # SQLite's words
 
+_PAUSES, _ANSWER_SECONDS = (0, 1, 2), 4
+"""Seconds before each question whether a server is there, and for its answer: 15 until it is told that it is not."""
+
 
 class RefusedError(RegistryError):
     """MLflow refused a call or could not be reached; `code` is its own name for why."""
@@ -115,15 +118,15 @@ def alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _reach(uri: str, attempts: int = 3) -> None:
+def _reach(uri: str) -> None:
     """MLflow's own retries would take minutes to tell."""
-    for attempt in range(attempts):
+    for pause in _PAUSES:
+        time.sleep(pause)
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=4):
+            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS):
                 return
         except OSError as error:
             why = error
-            time.sleep(attempt)
     raise RegistryError(
         f"the MLflow server does not answer: {why}",
         where=uri,

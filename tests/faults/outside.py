@@ -18,9 +18,7 @@ from tests.faults.dropping import Dropping
 from tests.faults.night import TWINS, Shop, Truth, asked, broken_in, step_at_work
 from tests.servers import Server
 
-_GIVEN_UP = (
-    120  # seconds after which a server comes back that nobody waits for any more, if the night goes on till then
-)
+_LONGEST = 300  # seconds that a night may go on without its servers
 
 _PARENT = "SELECT count(*) FROM runs r WHERE lifecycle_stage = 'active' AND status = 'FINISHED' AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = 'mlflow.parentRunId')"
 _RUNS = "SELECT substr(name, 1, 7), status FROM runs WHERE lifecycle_stage = 'active'"
@@ -109,9 +107,11 @@ class Outside:
         """The command, to its end."""
         return fork_server.run(self.shop.words(self.home), self.environment, cwd=self.work)
 
-    def killed_night(self, name: str, step: str, back: bool) -> tuple[subprocess.CompletedProcess[str], bool]:
-        """A night, while a server is killed at a step, and whether it was; the server is `back` at once, or after the night."""
-        out, err, server = self.work / "out", self.work / "err", self.servers[name]
+    def killed_night(
+        self, names: Sequence[str], step: str, back: bool
+    ) -> tuple[subprocess.CompletedProcess[str], bool]:
+        """A night, while servers are killed at a step, and whether they were; they are `back` at once, or after the night."""
+        out, err, servers = self.work / "out", self.work / "err", [self.servers[name] for name in names]
         words = [sys.executable, "-m", "flows.cli.app", *self.shop.words(self.home)]
         with out.open("w") as to, err.open("w") as errors:
             night = subprocess.Popen(words, env=self.environment, cwd=self.work, stdout=to, stderr=errors)
@@ -119,14 +119,16 @@ class Outside:
             time.sleep(0.02)
         happened = night.poll() is None
         if happened:
-            server.kill()
-            if back:
-                server.begin()
+            for server in servers:
+                server.kill()
+                if back:
+                    server.begin()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                night.wait(_GIVEN_UP)
-            if not back:
-                server.begin()
-            server.wait()
+                night.wait(_LONGEST)
+            for server in servers:
+                if not back:
+                    server.begin()
+                server.wait()
         code = night.wait()
         return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text()), happened
 

@@ -157,6 +157,45 @@ def test_a_lost_response_leaves_one_version_that_counts(registry, tracking, fail
     assert registry.by_intent(model, "b").number == 3
 
 
+class Twice:
+    """A connection whose answers to the calls that make a model are lost: MLflow is asked again, and hears what it says to that."""
+
+    def __init__(self, client) -> None:
+        self.client, self.uri = client, client.uri
+
+    def __getattr__(self, name):
+        call = getattr(self.client, name)
+
+        def twice(*args, **kwargs):
+            call(*args, **kwargs)
+            return call(*args, **kwargs)
+
+        return twice if name in ("create_logged_model", "log_outputs", "finalize_logged_model") else call
+
+
+def test_a_model_that_is_published_by_lost_responses_is_there_once_and_whole(registry, tracking, run_id, artifact):
+    losing = Registry(tracking.settings, Twice(tracking.client), lambda: tracking.experiment_id)
+    losing.register("twice", artifact, "recsys.runtime", run_id=run_id, intent="x", tags={}, description="")
+    (found,) = tracking.client.search_logged_models([tracking.experiment_id], "name = 'twice'")
+    assert str(found.status) == "READY"
+    outputs = tracking.client.get_run(run_id).outputs.model_outputs
+    assert [output.model_id for output in outputs].count(found.model_id) == 1
+
+
+def test_an_output_that_mlflow_does_not_take_is_told(registry, run_id, monkeypatch):
+    class Refusing:
+        def __getattr__(self, name):
+            return getattr(registry_client, name)
+
+        def log_outputs(self, *_):
+            raise RefusedError("INTERNAL_ERROR", "the disk is full", registry_client.uri)
+
+    registry_client = registry.client
+    monkeypatch.setattr(registry, "client", Refusing())
+    with pytest.raises(RefusedError, match="the disk is full"):
+        registry._log_output(run_id, "m-0123456789abcdef0123456789abcdef")
+
+
 def test_a_registered_version_passes_the_load_test(registry, registered):
     registry.load_check("shop", registered)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError, HomeError, RegistryError
+from tasks.adapters import connection
+from tasks.adapters.connection import Client
 from tasks.adapters.settings import Settings
-from tasks.adapters.tracking import Tracking
+from tasks.adapters.tracking import EXPERIMENT, Tracking
 
 ROOT = Path(__file__).parents[3]
 
@@ -173,6 +175,48 @@ def test_a_dead_server_is_told_with_its_address(monkeypatch, tmp_path):
     with pytest.raises(RegistryError, match="the MLflow server does not answer") as told:
         _ = Tracking(Settings.from_environment(tmp_path).prepare()).client
     assert uri in str(told.value)
+
+
+def test_a_silent_server_is_told_within_fifteen_seconds(monkeypatch, tmp_path):
+    """By a clock that stands but for its pauses, and for as long as it would wait for each answer."""
+    clock = [0.0]
+
+    def pass_by(seconds: float) -> None:
+        clock.append(clock[-1] + seconds)
+
+    def silent(_url: str, timeout: float) -> None:
+        pass_by(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(connection.time, "sleep", pass_by)
+    monkeypatch.setattr(connection.urllib.request, "urlopen", silent)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid:5000")
+    with pytest.raises(RegistryError, match="does not answer: timed out") as told:
+        _ = Tracking(Settings.from_environment(tmp_path).prepare()).client
+    assert "http://mlflow.invalid:5000" in str(told.value)
+    assert 4 < clock[-1] <= 15
+
+
+class Losing:
+    """A connection whose answer to one kind of call is lost: MLflow is asked again and hears what it says to that."""
+
+    def __init__(self, client: Client, lost: str) -> None:
+        self.client, self.lost, self.uri = client, lost, client.uri
+
+    def __getattr__(self, name: str):
+        call = getattr(self.client, name)
+
+        def twice(*args, **kwargs):
+            call(*args, **kwargs)
+            return call(*args, **kwargs)
+
+        return twice if name == self.lost else call
+
+
+def test_an_experiment_whose_creation_is_asked_for_twice_is_there(tmp_path):
+    tracking = Tracking(Settings.from_environment(tmp_path / "home").prepare())
+    tracking.__dict__["client"] = Losing(tracking.client, "create_experiment")
+    assert tracking.client.get_experiment(tracking.experiment_id).name == EXPERIMENT
 
 
 def test_a_database_without_a_server_gets_no_experiment_of_ours(monkeypatch, tmp_path):
