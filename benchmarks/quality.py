@@ -63,7 +63,7 @@ ROWS = (
         for n in (1, 2)
     ),
     Row("amazon-beauty-5core", "standard", LEAVE_ONE_OUT + knobs("teacher.members=2"), 50, "two-members"),
-    Row("ml-1m", "standard", LEAVE_ONE_OUT + DENSE, 75),
+    Row("ml-1m", "standard", LEAVE_ONE_OUT + DENSE + knobs("search.trials=2"), 60),
 )
 
 

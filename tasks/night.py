@@ -247,11 +247,11 @@ def open_night(source: Source, config: NightConfig, occasion: str = "") -> Itera
     What is no night, but works as one, names its `occasion`. One night of a home at a time: a second one waits, and
     then goes on with the results of the first.
     """
-    settings = Settings.from_environment()
+    settings = Settings.from_environment().prepare()
     me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
     with alone_tonight(settings, me, _Waiting()) as unfinished, reserve():
         if settings.shared:
-            settings.prepare()  # now: another home of the store may have begun an era while this night waited
+            settings.prepare()  # again: another home of the store may have begun an era while this night waited
         workshop = Workshop.here()
         if unfinished:
             close_unfinished(unfinished)

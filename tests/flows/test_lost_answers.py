@@ -80,10 +80,3 @@ def test_servers_that_are_killed_under_a_night_and_come_back_harm_nothing(fresh)
     done, killed = fresh.killed_night(("mlflow", "prefect"), "teach", back=True)
     assert killed
     assert fresh.broken(commands_until_it_is_done(fresh, done)) == []
-
-
-def test_a_server_that_stays_away_is_told_by_its_address_and_the_same_command_goes_on(fresh):
-    done, killed = fresh.killed_night(("mlflow",), "teach", back=False)
-    assert killed
-    assert commands_until_it_is_done(fresh, done) == 2
-    assert fresh.broken(commands=2) == []
