@@ -10,6 +10,7 @@ is refused by its sha256, and replaced by whoever makes it again.
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,12 +168,17 @@ def follow_era(caches: Path, address: Address) -> Address:
     """The address in the present era, which is written down. Where the bucket does not answer it is the one that is known.
 
     Caches of eras that have passed are removed, unless a living process still works in one: then by a later call.
+    StoreError when the bucket has forgotten who was forgotten.
     """
+    known, first = address.era, address.in_era(0).folder
     with contextlib.suppress(HomeError):
         address = address.in_era(era.present(_remote(address.in_era(0))).number)
-    first = address.in_era(0).folder
-    if address.era:
-        draft = caches / f"{first}.era.draft"
+    if address.era < known:
+        what = f"the bucket is in era {address.era} of its store, and this host knows era {known}: its era.json is lost or old"
+        mend = "Restore it from a copy of the bucket: it says who was forgotten."
+        raise StoreError(what, where=address.text, mend=mend)
+    if address.era > known:
+        draft = caches / f"{first}.era.{os.getpid()}"
         draft.write_text(str(address.era))
         draft.replace(caches / f"{first}.era")
     for cache in (caches / first, *caches.glob(f"{first}-era-*[0-9]")):

@@ -122,3 +122,11 @@ def test_a_damaged_file_of_the_era_is_told_and_not_taken_for_the_first(bucket, t
     bucket.client.put_object(Bucket=bucket.name, Key="a/b/era.json", Body=content)
     with pytest.raises(StoreError, match="the file that says who was forgotten is damaged"):
         home(bucket, monkeypatch, tmp_path)
+
+
+def test_a_bucket_that_has_forgotten_who_was_forgotten_is_told_and_not_begun_anew(bucket, tmp_path, monkeypatch):
+    forget(Store(home(bucket, monkeypatch, tmp_path).store), "a")
+    assert home(bucket, monkeypatch, tmp_path).shared.era == 1
+    bucket.client.delete_object(Bucket=bucket.name, Key="a/b/era.json")
+    with pytest.raises(StoreError, match="is in era 0 of its store, and this host knows era 1"):
+        home(bucket, monkeypatch, tmp_path)
