@@ -27,7 +27,6 @@ from recsys.wording import many
 from tasks.adapters.disk import remove
 from tasks.adapters.execution import Workers, open_workers
 from tasks.adapters.night_lock import Holder, alone_tonight
-from tasks.adapters.settings import Settings
 from tasks.adapters.store import Recipe, Stored
 from tasks.adapters.tracking import OCCASION, Tracking
 from tasks.deadline import CutShort, Deadline, Got
@@ -247,12 +246,11 @@ def open_night(source: Source, config: NightConfig, occasion: str = "") -> Itera
     What is no night, but works as one, names its `occasion`. One night of a home at a time: a second one waits, and
     then goes on with the results of the first.
     """
-    settings = Settings.from_environment().prepare()
+    workshop = Workshop.here()
     me = Holder.me(str(flow_run.name), str(flow_run.id), source.known)
-    with alone_tonight(settings, me, _Waiting()) as unfinished, reserve():
-        if settings.shared:
-            settings.prepare()  # again: another home of the store may have begun an era while this night waited
-        workshop = Workshop.here()
+    with alone_tonight(workshop.settings, me, _Waiting()) as unfinished, reserve():
+        if workshop.settings.shared:  # another home of the store may have begun an era while this night waited
+            workshop = Workshop.of(workshop.settings.prepare())
         if unfinished:
             close_unfinished(unfinished)
         if gone := catch_up(workshop):
