@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from recsys.config import EventsConfig
 from recsys.errors import DataError, HomeError
+from recsys.split import DAY
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -188,11 +189,10 @@ class EventUnion(NumberedUnion):
 
     def events_a_day(self, until: int, most: int) -> list[int]:
         """Accepted events of each whole day before `until`, the newest first: `most` days, or as far back as there are any."""
-        days = f"({until - 1:d} - timestamp) // 86400"
-        reach = self._number(f"SELECT max({days}) FROM accepted WHERE timestamp < {until:d}")
-        counted = f"SELECT {days} AS day, count(*) FROM accepted WHERE timestamp < {until:d} GROUP BY day HAVING day < {most:d}"
+        days = f"({until - 1:d} - timestamp) // {DAY}"
+        counted = f"SELECT {days} AS day, count(*) FROM accepted WHERE timestamp < {until:d} GROUP BY day"
         counts = dict(self._sql.execute(counted).fetchall())
-        return [int(counts.get(day, 0)) for day in range(min(most, reach))]
+        return [int(counts.get(day, 0)) for day in range(min(most, max(counts)))]
 
     def number_users(self) -> int:
         """Numbers the users from 0 in the order of their first kept event, and says how many they are."""

@@ -43,9 +43,9 @@ def catch_up(workshop: Workshop) -> int:
     shared = workshop.store.shared
     if shared is None:
         return 0
-    vault, present = Vault(workshop.settings.vault, workshop.settings.vault_key), era.present(shared.root)
+    vault = Vault(workshop.settings.vault, workshop.settings.vault_key)
     ours = forgotten(vault.folder)
-    era.add(shared.root, ours)
+    present = era.add(shared.root, ours)
     gone = sorted(present.forgotten.keys() - ours.keys())
     if gone:
         erase_scores(workshop.settings, list(vault.user_ids(gone).values()))

@@ -73,6 +73,8 @@ def story_of(
     digests = {role: ref.digest for role, ref in reports.by_role().items()}
     opened = {role: ModelReport.load(at.store.open("evaluate", digest)) for role, digest in digests.items()}
     learnt_from = open_dataset(at.store, dataset)
+    points = _read(at, "compress", artifact.grid, "grid.json")
+    most = _grid_margin(points, at.night.config.compress.max_loss)
     return Story(
         shop=at.night.source.shop,
         as_of=dataset.as_of,
@@ -86,8 +88,8 @@ def story_of(
         teacher_curve=_teacher_curve(at, artifact),
         trials=tuple(_trials(at, artifact)),
         knobs=tuple(_knobs(at, artifact)),
-        grid=tuple(_grid(at, artifact)),
-        grid_max_loss=_grid_margin(at, artifact),
+        grid=tuple(_grid(points, most)),
+        grid_max_loss=most,
         criteria=tuple(_criteria(verdict)),
         slices=tuple(_slices(verdict, opened)),
         slice_max_loss=at.night.config.gate.slice_loss,
@@ -140,16 +142,13 @@ def _knobs(at: Step, artifact: ArtifactRef) -> Iterator[KnobRow]:
         yield KnobRow(name, share)
 
 
-def _grid_margin(at: Step, artifact: ArtifactRef) -> float:
-    """The loss that its points were judged by; the float student is among them only where none was within it."""
-    points = _read(at, "compress", artifact.grid, "grid.json")
-    lows = [point["change"]["low"] for point in points if point["table_bits"] < 32]
-    return margin(lows, at.night.config.compress.max_loss)
+def _grid_margin(points: Any, max_loss: float) -> float:
+    """The loss that the points were judged by; the float student is among them only where none was within it."""
+    return margin([point["change"]["low"] for point in points if point["table_bits"] < 32], max_loss)
 
 
-def _grid(at: Step, artifact: ArtifactRef) -> Iterator[GridPoint]:
-    most = _grid_margin(at, artifact)
-    for point in _read(at, "compress", artifact.grid, "grid.json"):
+def _grid(points: Any, most: float) -> Iterator[GridPoint]:
+    for point in points:
         change = Estimate(**point["change"])
         within = change.low is not None and change.low > -most
         blocks = point.get("keep_blocks", 1.0)  # a grid of before they were cut has none

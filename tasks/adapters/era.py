@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # it needs the extra s3
     from tasks.adapters.remote import Remote
 
 _FILE = "era.json"
-_DOOR = "heads/door.json"
+DOOR = "heads/door.json"
+"""A token by which homes of one store see that they have one key; of all eras."""
 _FOLDERS = ("manifests", "objects", "heads", "blobs")
 
 
@@ -63,20 +64,19 @@ def begin(root: "Remote", number: int, forgotten: Mapping[str, int]) -> bool:
     return era.number == number - 1 and root.swap(_FILE, following.to_bytes(), state)
 
 
-def add(root: "Remote", forgotten: Mapping[str, int]) -> None:
-    """All hosts will know of these forgotten users, whose objects the store never had."""
+def add(root: "Remote", forgotten: Mapping[str, int]) -> Era:
+    """All hosts will know of these forgotten users, whose objects the store never had. Gives the present era with them."""
     while True:
         era, state = _seen(root)
-        if forgotten.keys() <= era.forgotten.keys():
-            return
-        if root.swap(_FILE, Era(era.number, {**forgotten, **era.forgotten}).to_bytes(), state):
-            return
+        more = Era(era.number, {**forgotten, **era.forgotten})
+        if more == era or root.swap(_FILE, more.to_bytes(), state):
+            return more
 
 
 def bury(remote: "Remote") -> int:
     """Removes every object of an era that has passed, and says how many. Interrupted, it is done again."""
     names = [name for folder in _FOLDERS for name in remote.names(folder)]
-    gone = [name for name in names if remote.address.era or name != _DOOR]
+    gone = [name for name in names if remote.address.era or name != DOOR]
     for name in gone:
         remote.delete(name)
     return len(gone)

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,6 @@ CACHES = "s3"
 
 _FILE = "shared"
 _MEND = "Run the same command again: what is damaged is made anew."
-_DOOR = "heads/door.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Shared:
         """The same store in another era."""
         return Shared(_remote(self.remote.address.in_era(number)))
 
-    @property
+    @cached_property
     def root(self) -> "Remote":
         """Of the first era, in which it is said which one is present."""
         return self.in_era(0).remote
@@ -143,12 +143,12 @@ def join(root: Path, address: Address, sample: Callable[[], str]) -> None:
         return
     remote = _remote(address.in_era(0))
     ours = json.dumps({"sample": sample()}).encode("ascii")
-    remote.get(_DOOR)  # whoever is refused here has learnt why before anything is written
-    if not remote.swap(_DOOR, ours, None):
+    remote.get(era.DOOR)  # whoever is refused here has learnt why before anything is written
+    if not remote.swap(era.DOOR, ours, None):
         what = "this home has another key than the home that began the shared store: its users would be strangers"
         mend = "Copy that home's vault/key to this host and name it in RECSYS_VAULT_KEY, in a new home."
         raise HomeError(what, where=remote.where(), mend=mend)
-    if remote.swap(_DOOR, b"another", None):
+    if remote.swap(era.DOOR, b"another", None):
         what = "the store's server takes no notice of If-None-Match: two hosts could not agree"
         raise ConfigError(what, where=remote.where(), mend="Use another server, or a folder.")
     draft = root / f"{_FILE}.draft"

@@ -6,9 +6,9 @@ import pytest
 
 from recsys.errors import HomeError, StoreError
 from tasks.adapters import era, remote
-from tasks.adapters.fill_bucket import fill_bucket
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Recipe, Store
+from tasks.eras import begin_next
 from tests.tasks.adapters.test_remote_store import RECIPE, Bucket, build, contents, opened, refuses, settings
 from tests.tasks.adapters.test_remote_store import server as server
 
@@ -28,11 +28,7 @@ def home(bucket: Bucket, monkeypatch, tmp_path, name: str = "home") -> Settings:
 
 def forget(store: Store, token: str) -> int:
     """The next era begins with what the cache has."""
-    root = store.shared.root
-    number = era.present(root).number + 1
-    fill_bucket(store, store.shared.in_era(number))
-    assert era.begin(root, number, {token: AT})
-    return sum(era.bury(store.shared.in_era(passed).remote) for passed in range(number))
+    return begin_next(store.shared, store, {token: AT})
 
 
 def test_of_two_hosts_that_begin_the_same_era_one_does_and_all_forgotten_are_known(bucket, tmp_path):
