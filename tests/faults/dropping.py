@@ -43,13 +43,12 @@ def kind_of(method: str, path: str) -> str:
 class Loss:
     """Of the requests of a kind the one with this number, from 1, is answered to nobody, so many times in a row.
 
-    `kind` may be the end of one, and EVERY all of them; number 0 is each. `before`: nor does it reach its server.
+    `kind` may be the end of one, and EVERY all of them; number 0 is each.
     """
 
     kind: str
     number: int
     times: int = 1
-    before: bool = False
 
     def meets(self, kind: str, number: int) -> bool:
         """Whether this is such a request."""
@@ -127,9 +126,6 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body()
         lost = self.dropping.loses(self.command, self.path, body)
-        if lost and self.dropping.loss and self.dropping.loss.before:
-            self._hang_up()
-            return
         try:
             status, headers, content = self._forward(body)
         except (OSError, http.client.HTTPException):  # the server is gone
