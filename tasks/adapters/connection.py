@@ -11,6 +11,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,23 @@ class Client:
             from mlflow.exceptions import MlflowException
 
             try:
-                return method(*args, **kwargs)
+                return self._to_its_end(method, *args, **kwargs)
             except MlflowException as error:
                 _require_disk(self.uri, str(error.message))
                 raise RefusedError(str(error.error_code), f"MLflow says: {error.message}", self.uri) from error
 
         return told
+
+    def _to_its_end(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Signals raise in the main thread, so that a database is written in another one, which is waited for.
+
+        MLflow leaves a transaction open when a write to a database is ended by what Prefect raises for SIGTERM, or by
+        Ctrl-C, and the next write, the one that closes the run, waits for it until the database gives up.
+        """
+        if self.uri.startswith("http"):
+            return method(*args, **kwargs)
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            return writer.submit(method, *args, **kwargs).result()
 
     def erase(self, place: str, folder: str | None = None) -> None:
         """Artifacts that are gone for good: all at an address of MLflow's, or a folder of them. Nothing there is fine."""

@@ -1,12 +1,16 @@
 """Nights in a real MLflow on a temporary sqlite file."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from recsys.errors import ConfigError, HomeError, RegistryError
 from tasks.adapters import connection
@@ -231,6 +235,36 @@ def test_a_database_without_a_server_gets_no_experiment_of_ours(monkeypatch, tmp
     tracking.__dict__["client"] = New()
     with pytest.raises(ConfigError, match="no place for artifacts that other machines could read"):
         _ = tracking.experiment_id
+
+
+class Told(BaseException):
+    """As what Prefect raises for SIGTERM, no Exception."""
+
+
+def test_a_night_told_to_stop_while_its_database_is_written_can_write_that_it_ended(tracking, settings):
+    """A write of MLflow's that is interrupted can leave its transaction open, for which the next one waits until it is refused."""
+    night, written = tracking.start_night("stopped", {}, {}), []
+
+    @event.listens_for(Engine, "after_cursor_execute")
+    def stop(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO tags") and not written:
+            written.append(statement)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # that the main thread hears of it first
+
+    def tell(*_):
+        raise Told
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        with pytest.raises(Told):
+            tracking.client.set_tag(night, "told", "to stop")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        event.remove(Engine, "after_cursor_execute", stop)
+    tracking.finish(night, "FAILED")
+    run = tracking.client.get_run(night)
+    assert (run.info.status, run.data.tags["told"]) == ("FAILED", "to stop")
 
 
 def test_a_moved_home_is_told(tracking, settings, tmp_path):
