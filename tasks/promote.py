@@ -17,6 +17,7 @@ from tasks.incumbents import decide_teacher
 from tasks.model_cards import student_card, teacher_card, verdict_tags
 from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.refs import ArtifactRef, DatasetRef, Outcome, Refreshed, ReportsRef, TeacherRef, VerdictRef
+from tasks.still_running import require_running
 
 
 @task(name="promote", **TASK_OPTIONS)
@@ -37,7 +38,7 @@ def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: V
                 version=verdict.version or standing,
                 champion=standing,
             )
-        require_present(at.workshop)
+        _require_standing(at)
         folder = at.store.open("judge", verdict.digest)
         told = Verdict.from_json((folder / "teacher.json").read_text())
         _register_teacher(at, artifact.teacher, told, verdict.digest)
@@ -49,7 +50,7 @@ def promote(night: Night, artifact: ArtifactRef, reports: ReportsRef, verdict: V
 def promote_teacher(night: Night, dataset: DatasetRef, teacher: TeacherRef, verdict: VerdictRef) -> Refreshed:
     """Registers a new teacher, which is the champion if it clears the gate. Nights on this dataset use it from then on."""
     with step(night, "promote", "Registering the teacher") as at:
-        require_present(at.workshop)
+        _require_standing(at)
         decided = Verdict.from_json((at.store.open("judge", verdict.digest) / "teacher.json").read_text())
         before = at.registry.aliases(TEACHER).get("champion")
         version = _register_teacher(at, teacher.digest, decided, verdict.digest)
@@ -147,7 +148,7 @@ class _Candidate:
         return self._outcome("HOLD" if new else "NO CHANGE", f"{said[0].upper()}{said[1:]}", advice)
 
     def _promote(self, question: Question | None) -> Outcome:
-        require_present(self.at.workshop)  # again: the load test has taken a while
+        _require_standing(self.at)  # again: the load test has taken a while
         actor, sentence = getpass.getuser(), self.verdict.sentence
         promotion = self.at.ledger.append(
             Entry("promote", self.version, self.standing.record, self.ref.digest, actor, sentence)
@@ -177,6 +178,12 @@ class _Candidate:
                 "champion": self.at.ledger.chain().champion,
             }
         )
+
+
+def _require_standing(at: Step) -> None:
+    """HomeError for a night that may promote nothing any more."""
+    require_running()
+    require_present(at.workshop)
 
 
 def _register_teacher(at: Step, digest: str, verdict: Verdict, judged: str) -> int:

@@ -108,12 +108,12 @@ LONG = [knob for knob in KNOBS if not knob.startswith("teacher.epochs=")] + ["te
 
 
 @contextlib.contextmanager
-def served(shop: Shop, home: Path, url: str) -> Iterator[None]:
+def served(shop: Shop, home: Path, url: str, knobs: list[str]) -> Iterator[None]:
     """A process that runs the nights which Prefect is asked for."""
     source = {name: str(shop.folder / f"{name}.parquet") for name in ("events", "items")}
     places = {"PREFECT_API_URL": url, "RECSYS_HOME": str(home), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     with home.with_name("runner.log").open("w") as to:
-        words = [sys.executable, "-c", SERVED, json.dumps(source), json.dumps(LONG)]
+        words = [sys.executable, "-c", SERVED, json.dumps(source), json.dumps(knobs)]
         runner = subprocess.Popen(words, cwd=ROOT, env=shop.environment(places), stdout=to, stderr=to)
     try:
         yield
@@ -146,8 +146,8 @@ class Asked:
     def state(self) -> str:
         return self.prefect.get(f"flow_runs/{self.run}").json()["state_type"]
 
-    def cancel(self) -> None:
-        asked = {"state": {"type": "CANCELLING"}}
+    def mark(self, state: str) -> None:
+        asked = {"state": {"type": state}, "force": True}
         self.prefect.post(f"flow_runs/{self.run}/set_state", json=asked).raise_for_status()
 
 
@@ -155,14 +155,33 @@ def test_cancelled_from_prefect_it_ends_and_nothing_is_half_promoted(shop, alone
     home = tmp_path / "home"
     (tmp_path / "prefect").mkdir()
     with servers.prefect(tmp_path / "prefect", services=True) as url, httpx.Client(base_url=url, timeout=30) as prefect:
-        with served(shop, home, url):
+        with served(shop, home, url, LONG):
             night = Asked(prefect)
             awaited(lambda: list(home.glob("store/objects/build/*")))
-            night.cancel()
+            night.mark("CANCELLING")
             awaited(lambda: night.state() == "CANCELLED")
         assert processes(home) == []
         assert rows(home, "SELECT name FROM registered_model_aliases") == []
         assert rows(home, "SELECT status FROM runs WHERE name LIKE 'nightly%'") == [("FAILED",)]
         assert rows(home, "SELECT name FROM runs WHERE status = 'RUNNING'") == []
+        assert fork_server.run(shop.words(home), shop.environment({"PREFECT_API_URL": url})).returncode == 0
+    assert broken(home, Truth.of(alone[0])) == []
+
+
+def test_a_night_that_prefect_holds_for_crashed_promotes_nothing_and_the_next_one_does(shop, alone, tmp_path):
+    """As where a machine slept through the heartbeats of its run."""
+    home = tmp_path / "home"
+    (tmp_path / "prefect").mkdir()
+    with servers.prefect(tmp_path / "prefect", services=True) as url, httpx.Client(base_url=url, timeout=30) as prefect:
+        with served(shop, home, url, list(KNOBS)):
+            night = Asked(prefect)
+            awaited(lambda: list(home.glob("store/objects/build/*")))
+            night.mark("CRASHED")
+            awaited(lambda: rows(home, "SELECT 1 FROM runs WHERE name LIKE 'nightly%' AND status = 'FAILED'"))
+        assert night.state() == "CRASHED"
+        assert list(home.glob("store/objects/judge/*")), "it had come to its verdict"
+        assert rows(home, "SELECT name FROM registered_model_aliases") == []
+        assert rows(home, "SELECT name FROM model_versions") == []
+        assert "so it promotes nothing" in " ".join((tmp_path / "runner.log").read_text().split())
         assert fork_server.run(shop.words(home), shop.environment({"PREFECT_API_URL": url})).returncode == 0
     assert broken(home, Truth.of(alone[0])) == []
