@@ -61,9 +61,14 @@ def erase_scores(settings: Settings, user_ids: Sequence[str]) -> None:
 
 def erase_pages(workshop: Workshop, broom: Broom) -> None:
     """Reports of earlier versions showed the histories of some users, here and with their runs in MLflow."""
-    for page in sorted((workshop.settings.home / "reports").glob("[0-9]*")):
-        broom.take("reports", page)
+    erase_pages_here(workshop.settings, broom)
     workshop.tracking.erase_from_nights("report")
+
+
+def erase_pages_here(settings: Settings, broom: Broom) -> None:
+    """The reports in the home alone."""
+    for page in sorted((settings.home / "reports").glob("[0-9]*")):
+        broom.take("reports", page)
 
 
 def seconds_of_a_night(workshop: Workshop) -> float | None:

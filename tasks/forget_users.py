@@ -24,7 +24,7 @@ from tasks.adapters.sweep import Broom, Freed
 from tasks.adapters.vault import Vault, forgotten
 from tasks.eras import begin_next, bring
 from tasks.erasure import IT_READS, erase_objects, erase_pages, erase_scores, seconds_of_a_night
-from tasks.last_night import LastNight
+from tasks.last_night import HEAD, LastNight
 from tasks.workshop import Workshop
 
 
@@ -64,7 +64,7 @@ def forget_users(workshop: Workshop, user_ids: Sequence[str]) -> Forgotten:
             bring(store, stays)
         erase_objects(workshop, stays, broom)
         if store.shared:
-            begin_next(store.shared, store, forgotten(vault.folder))
+            begin_next(store.shared, store, forgotten(vault.folder), vault.store_door)
         _sweep_registry(workshop, chain)
         erase_pages(workshop, broom)
         erase_scores(settings, user_ids)
@@ -91,7 +91,7 @@ def _tokens(store: Store, vault: Vault, user_ids: Sequence[str]) -> tuple[list[s
 
 def _of_other_homes(store: Store, tokens: Sequence[str]) -> set[str]:
     """Those of the last night, whose events another home of a shared store may have read."""
-    if store.shared is None:
+    if store.shared is None or store.head(HEAD) is None:  # or none has ended since an era began
         return set()
     asked, found, dataset = pa.array(tokens, pa.string()), set(), LastNight.of(store).dataset
     for file in store.manifest("build", dataset).files:

@@ -20,6 +20,11 @@ def make_home(home: Path | None) -> Settings:
 
 def open_home(home: Path | None) -> Settings:
     """As `make_home`, for commands that only read. HomeError where there is no home."""
+    return settings_of(home).prepare().export()
+
+
+def settings_of(home: Path | None) -> Settings:
+    """Of a home that is there, before anything in it is opened. HomeError where there is none."""
     settings = Settings.from_environment(home)
     if not settings.servers_file.parent.is_dir():
         raise HomeError(
@@ -27,4 +32,4 @@ def open_home(home: Path | None) -> Settings:
             where=str(settings.home),
             mend="Name another folder with --home, or make this one with recsys nightly.",
         )
-    return settings.prepare().export()
+    return settings

@@ -1,14 +1,17 @@
 """`recsys rotate-key`: users get new tokens under another key, and the old one is worth nothing."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from flows.cli.home import HomeOption, open_home
+from flows.cli.home import HomeOption, open_home, settings_of
 from recsys import wording
 from tasks.adapters.settings import Settings
+
+if TYPE_CHECKING:  # it brings MLflow, which must be imported after the home is opened
+    from tasks.rotate_key import Rotated
 
 
 def command(
@@ -26,17 +29,18 @@ def command(
 
     The champion serves on, and the next night makes everything anew.
     """
-    settings = open_home(home)
-    from tasks.rotate_key import rotate_key
-    from tasks.workshop import Workshop
-
+    settings = settings_of(home)
     if not yes:
         typer.confirm(
-            "Change the key? All objects of this home but the models in its ledger are removed, and the next night makes them anew",
+            "Change the key? All objects of this home, or of the store it shares, but the models in its ledger are removed, and "
+            "the next night makes them anew",
             abort=True,
         )
+    from tasks.follow_key import follow_key
+
     given = new_key_file.expanduser().absolute() if new_key_file else None
-    found = rotate_key(Workshop.of(settings), reason, given)
+    followed = follow_key(settings, reason, given)
+    found = followed or _begun(home, reason, given)
     console = Console(highlight=False, soft_wrap=True)
     if found.users is None:
         console.print("The users had gone over to the new key before; what was left to be done is done.")
@@ -50,8 +54,23 @@ def command(
         console.print(
             f"Forgotten as before: {wording.many(found.forgotten, 'user')}, by the old key, which the vault keeps, encrypted under the new one."
         )
+    if settings.shared:
+        console.print(
+            "The store of all homes has that key now."
+            if followed
+            else "Every other home of the store has to follow: copy the key to its host beside its own, as key.next, and run "
+            "recsys rotate-key there. Until then it is refused."
+        )
     for line in _left_to_do(settings, given):
         console.print(line)
+
+
+def _begun(home: Path | None, reason: str, new_key_file: Path | None) -> "Rotated":
+    settings = open_home(home)
+    from tasks.rotate_key import rotate_key
+    from tasks.workshop import Workshop
+
+    return rotate_key(Workshop.of(settings), reason, new_key_file)
 
 
 def _left_to_do(settings: Settings, new_key_file: Path | None) -> list[str]:

@@ -1,6 +1,6 @@
-"""Eras of a shared store: what lies in one was made since users were last forgotten, and into earlier ones nobody looks.
+"""Eras of a shared store: one begins when users are forgotten or the key is changed, and into earlier ones nobody looks.
 
-    era.json               the present one, and the tokens of all who were forgotten
+    era.json               the present one, the tokens of all who were forgotten, and by what the key is known
     blobs/ manifests/ objects/ heads/           of the first
     era-1/blobs/ ...       of the second, and so on
 
@@ -11,10 +11,10 @@ leaves is removed by the next night.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from recsys.errors import StoreError
+from recsys.errors import HomeError, StoreError
 from tasks.adapters.manifest import with_checksum, without_checksum
 
 if TYPE_CHECKING:  # it needs the extra s3
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it needs the extra s3
 
 _FILE = "era.json"
 DOOR = "heads/door.json"
-"""A token by which homes of one store see that they have one key; of all eras."""
+"""A token by which homes of one store see that they have one key; of all eras until the key was changed."""
 _FOLDERS = ("manifests", "objects", "heads", "blobs")
 
 
@@ -32,10 +32,14 @@ class Era:
 
     number: int
     forgotten: Mapping[str, int]
+    cleared: int = 0  # the era that began when users were last forgotten: what was made before may not serve
+    door: str = ""  # a token by which the key is known; empty: it was never changed, and DOOR has it
+    retired: tuple[str, ...] = ()  # keys before, oldest first, sealed under this one: by them the forgotten are known
 
     def to_bytes(self) -> bytes:
         """With a checksum of itself."""
-        value = {"era": self.number, "forgotten": dict(self.forgotten)}
+        names = {"forgotten": dict(self.forgotten), "door": self.door, "retired": list(self.retired)}
+        value = {"era": self.number, "cleared": self.cleared, **names}
         return json.dumps(with_checksum(value), sort_keys=True, indent=1).encode("ascii")
 
     @classmethod
@@ -43,7 +47,11 @@ class Era:
         """StoreError for what it was not written as."""
         try:
             value = without_checksum(json.loads(content))
-            return cls(int(value["era"]), {str(token): int(at) for token, at in value["forgotten"].items()})
+            number = int(value["era"])
+            forgotten = {str(token): int(at) for token, at in value["forgotten"].items()}
+            # an earlier version began eras for the forgotten alone, and knew nothing of the key
+            cleared, door, retired = value.get("cleared", number), value.get("door", ""), value.get("retired", ())
+            return cls(number, forgotten, int(cleared), str(door), tuple(map(str, retired)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             mend = "Restore it from a copy of the bucket: without it nobody knows who was forgotten."
             raise StoreError("the file that says who was forgotten is damaged", where=where, mend=mend) from error
@@ -57,18 +65,32 @@ def present(root: "Remote") -> Era:
     return _seen(root)[0]
 
 
-def begin(root: "Remote", number: int, forgotten: Mapping[str, int]) -> bool:
-    """Era `number` is the present one, with these users forgotten too. False when another host was faster."""
+def begin(root: "Remote", number: int, forgotten: Mapping[str, int], door: str) -> bool:
+    """Era `number` is the present one, with these users forgotten too. False when another host was faster.
+
+    HomeError for a home with another key than the store has: its tokens would be nobody's.
+    """
     era, state = _seen(root)
-    following = Era(number, {**forgotten, **era.forgotten})
+    _require_door(root, era, door)
+    following = replace(era, number=number, cleared=number, forgotten={**forgotten, **era.forgotten})
     return era.number == number - 1 and root.swap(_FILE, following.to_bytes(), state)
 
 
-def add(root: "Remote", forgotten: Mapping[str, int]) -> Era:
-    """All hosts will know of these forgotten users, whose objects the store never had. Gives the present era with them."""
+def replaced(root: "Remote", before: Era, following: Era) -> bool:
+    """Whether an era took the place of another one; not if anything of that one had been changed by another host."""
+    era, state = _seen(root)
+    return following == era or (era == before and root.swap(_FILE, following.to_bytes(), state))
+
+
+def add(root: "Remote", forgotten: Mapping[str, int], retired: tuple[str, ...], door: str) -> Era:
+    """All hosts will know of these forgotten users, whose objects the store never had. Gives the present era with them.
+
+    HomeError as of `begin`.
+    """
     while True:
         era, state = _seen(root)
-        more = Era(era.number, {**forgotten, **era.forgotten})
+        _require_door(root, era, door)
+        more = replace(era, forgotten={**forgotten, **era.forgotten}, retired=era.retired or retired)
         if more == era or root.swap(_FILE, more.to_bytes(), state):
             return more
 
@@ -80,6 +102,21 @@ def bury(remote: "Remote") -> int:
     for name in gone:
         remote.delete(name)
     return len(gone)
+
+
+def _require_door(root: "Remote", era: Era, door: str) -> None:
+    if era.door not in ("", door):
+        raise another_key(root)
+
+
+def another_key(remote: "Remote") -> HomeError:
+    """For a home that has another key than its shared store."""
+    return HomeError(
+        "this home has another key than the shared store: its users would be strangers",
+        where=remote.where(DOOR),
+        mend="If it was changed in another home, run recsys rotate-key here. Otherwise begin a new home with the key of the "
+        "home that began the store, named in RECSYS_VAULT_KEY.",
+    )
 
 
 def _seen(root: "Remote") -> tuple[Era, str | None]:

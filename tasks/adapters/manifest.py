@@ -117,6 +117,11 @@ class Manifest:
             measured=measured,
         )
 
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made by."""
+        return Recipe(self.step, self.version, self.config, self.parents, self.environment)
+
     def stands_at(self, name: str) -> bool:
         """Whether a store has this manifest under this name: by recipe, by digest, or waiting for its name in a bucket."""
         by_recipe, by_digest = f"manifests/{self.step}/{self.key}.json", f"objects/{self.step}/{self.digest}.json"

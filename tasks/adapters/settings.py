@@ -297,7 +297,7 @@ class Settings:
         """A token by which homes of one shared store see that they have one key."""
         from tasks.adapters.vault import Vault  # brings pyarrow; asked once a home
 
-        return Vault(self.vault, self.vault_key).door.token("recsys store")
+        return Vault(self.vault, self.vault_key).store_door
 
     def _fix_shards(self) -> None:
         """The first `prepare` of a home decides its number of shards."""

@@ -45,8 +45,9 @@ class Named:
 class Shared:
     """The objects of a store in a bucket. HomeError when the bucket does not answer or refuses."""
 
-    def __init__(self, remote: "Remote") -> None:
-        self.remote = remote
+    def __init__(self, remote: "Remote", cleared: int = 0) -> None:
+        """`cleared` is the era that began when users were last forgotten, as far as this one knows."""
+        self.remote, self.cleared = remote, cleared
         self._damaged: set[str] = set()  # blobs of the bucket that this process has found to be others
 
     def in_era(self, number: int) -> "Shared":
@@ -56,13 +57,13 @@ class Shared:
     @cached_property
     def root(self) -> "Remote":
         """Of the first era, in which it is said which one is present."""
-        return self.in_era(0).remote
+        return root_of(self.remote.address)
 
     def require_present(self) -> None:
-        """HomeError when users were forgotten since: what is made here from now on, nobody would look into."""
+        """HomeError when another era has begun since: what is made here from now on, nobody would look into."""
         if era.present(self.root).number != self.remote.address.era:
-            what = "users were forgotten in the shared store while this was at work, so what it makes is not kept"
-            mend = "Run the same command again: it makes everything without them."
+            what = "users were forgotten in the shared store, or its key was changed, while this was at work: what it makes is not kept"
+            mend = "Run the same command again: it makes everything anew."
             raise HomeError(what, where=self.remote.where(), mend=mend)
 
     def fetch(self, sha256: str, name: str, to: Path) -> None:
@@ -122,7 +123,9 @@ def shared_by(root: Path) -> Shared | None:
     """The bucket that a folder is the cache of, if it is one. ConfigError when the extra `s3` is not installed."""
     try:
         said = json.loads((root / _FILE).read_bytes())
-        return Shared(_remote(Address.of(said["address"], said["endpoint"]).in_era(said.get("era", 0))))
+        number = said.get("era", 0)
+        address = Address.of(said["address"], said["endpoint"]).in_era(number)
+        return Shared(_remote(address), said.get("cleared", number))
     except FileNotFoundError:
         if root.parent.name == CACHES:
             mend = "Run recsys status once: it makes the cache."
@@ -141,19 +144,23 @@ def join(root: Path, address: Address, sample: Callable[[], str]) -> None:
     """
     if (root / _FILE).exists():
         return
-    remote = _remote(address.in_era(0))
-    ours = json.dumps({"sample": sample()}).encode("ascii")
-    remote.get(era.DOOR)  # whoever is refused here has learnt why before anything is written
-    if not remote.swap(era.DOOR, ours, None):
-        what = "this home has another key than the home that began the shared store: its users would be strangers"
-        mend = "Copy that home's vault/key to this host and name it in RECSYS_VAULT_KEY, in a new home."
-        raise HomeError(what, where=remote.where(), mend=mend)
+    remote, ours = root_of(address), sample()
+    present = era.present(remote)  # whoever is refused here has learnt why before anything is written
+    first = json.dumps({"sample": ours}).encode("ascii")
+    if (present.door != ours) if present.door else not remote.swap(era.DOOR, first, None):
+        raise era.another_key(remote)
     if remote.swap(era.DOOR, b"another", None):
         what = "the store's server takes no notice of If-None-Match: two hosts could not agree"
         raise ConfigError(what, where=remote.where(), mend="Use another server, or a folder.")
     draft = root / f"{_FILE}.draft"
-    draft.write_text(json.dumps({"address": address.text, "endpoint": address.endpoint, "era": address.era}))
+    said = {"address": address.text, "endpoint": address.endpoint, "era": address.era}
+    draft.write_text(json.dumps({**said, "cleared": min(present.cleared, address.era)}))
     draft.replace(root / _FILE)
+
+
+def root_of(address: Address) -> "Remote":
+    """Of the store at an address, where it is said which era is present."""
+    return _remote(address.in_era(0))
 
 
 def known_era(caches: Path, address: Address) -> Address:
@@ -172,7 +179,7 @@ def follow_era(caches: Path, address: Address) -> Address:
     """
     known, first = address.era, address.in_era(0).folder
     with contextlib.suppress(HomeError):
-        address = address.in_era(era.present(_remote(address.in_era(0))).number)
+        address = address.in_era(era.present(root_of(address)).number)
     if address.era < known:
         what = f"the bucket is in era {address.era} of its store, and this host knows era {known}: its era.json is lost or old"
         mend = "Restore it from a copy of the bucket: it says who was forgotten."

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from recsys.errors import HomeError
 from tasks.adapters import vault_key, vault_tables
 from tasks.adapters.database import DAMAGED
 from tasks.adapters.vault_key import VaultKey
-from tasks.adapters.vault_tables import KeyChange
+from tasks.adapters.vault_tables import KeyChange, Rekeyed
 
 _A_QUERY = 10_000
 _WAIT_SECONDS = 60
@@ -94,15 +94,38 @@ class Vault:
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @property
+    def store_door(self) -> str:
+        """A token by which homes of one shared store see that they have one key."""
+        return self._key.store_door
+
+    def tokens(self) -> list[str]:
+        """Of all users that are known."""
+        return [str(token) for (token,) in _rows(self.folder, "users", "lower(hex(token))")]
+
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """The keys before this one, sealed under it, in hex; the first first."""
+        with self._told(), closing(self._connect()) as connection:
+            return vault_tables.sealed_retired(connection)
+
+    def retire(self, sealed: Sequence[str]) -> None:
+        """These are the keys before this one, as another home with the same key has them sealed; for who opens it next."""
+        if tuple(sealed) != self.retired:
+            with self._told(), closing(self._connect()) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                vault_tables.retire(connection, sealed)
+                connection.execute("COMMIT")
+
     @contextlib.contextmanager
-    def changing_key(self, new: VaultKey, change: KeyChange) -> Iterator[int]:
-        """Its users, how many is given, go over to another key when the block has ended well; this object knows the old one.
+    def changing_key(self, new: VaultKey, change: KeyChange) -> Iterator[Rekeyed]:
+        """Its users go over to another key when the block has ended well; this object knows the old one.
 
         The file of the key is the caller's, and must be on the disk by then.
         """
         with self._told(), closing(self._connect()) as connection:
-            with vault_tables.rekeyed(connection, self._key, new, change) as users:
-                yield users
+            with vault_tables.rekeyed(connection, self._key, new, change) as rekeyed:
+                yield rekeyed
             vault_tables.wipe(connection)
 
     def damaged(self) -> int:

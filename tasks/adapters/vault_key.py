@@ -21,6 +21,7 @@ KEY_BYTES = 32
 """A key has at least so many; one that is made here has exactly so many, and they are random."""
 
 _SAMPLE = "recsys vault"
+_DOOR = "recsys store"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class VaultKey:
     def sample(self) -> str:
         """A token by which one key is told from another."""
         return self.door().token(_SAMPLE)
+
+    @property
+    def store_door(self) -> str:
+        """A token by which homes of one shared store see that they have one key."""
+        return self.door().token(_DOOR)
 
 
 def make(path: Path) -> None:

@@ -8,7 +8,7 @@ key_changes  when (seconds UTC), who, why
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 
@@ -24,6 +24,15 @@ _OTHERS = (
     "CREATE TABLE IF NOT EXISTS retired (number INTEGER PRIMARY KEY, key BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS key_changes (at INTEGER NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL)",
 )
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """What has gone over to another key: how many users, when each forgotten one was (seconds UTC), the retired keys."""
+
+    users: int
+    forgotten: Mapping[str, int]  # by the new key's tokens
+    retired: tuple[str, ...]  # oldest first, sealed under the new key, in hex
 
 
 @dataclass(frozen=True)
@@ -76,19 +85,35 @@ def wipe(connection: sqlite3.Connection) -> None:
 
 def retired_keys(connection: sqlite3.Connection, key: VaultKey) -> tuple[bytes, ...]:
     """The keys before this one that still have forgotten users, oldest first."""
-    rows = connection.execute("SELECT number, CAST(key AS BLOB) FROM retired ORDER BY number").fetchall()
-    found = [key.retired.opened(sealed, _place(number)) for number, sealed in rows]
+    found = opened_keys(key, sealed_retired(connection))
     if None in found:
         raise sqlite3.DatabaseError("a retired key is damaged, without which forgotten users are not known again")
     return tuple(each for each in found if each is not None)
 
 
+def opened_keys(key: VaultKey, sealed: Sequence[str]) -> tuple[bytes | None, ...]:
+    """Retired keys as `sealed_retired` gives them; None for what does not open."""
+    return tuple(key.retired.opened(bytes.fromhex(each), _place(number)) for number, each in enumerate(sealed))
+
+
+def sealed_retired(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The retired keys as they are kept, in hex, oldest first: for homes that have the key too."""
+    return tuple(str(row[0]) for row in connection.execute("SELECT lower(hex(key)) FROM retired ORDER BY number"))
+
+
+def retire(connection: sqlite3.Connection, sealed: Sequence[str]) -> None:
+    """These are the keys before this one, oldest first, and no others."""
+    connection.execute("DELETE FROM retired")
+    rows = [(number, bytes.fromhex(key)) for number, key in enumerate(sealed)]
+    connection.executemany("INSERT INTO retired VALUES (?, ?)", rows)
+
+
 @contextmanager
-def rekeyed(connection: sqlite3.Connection, old: VaultKey, new: VaultKey, change: KeyChange) -> Iterator[int]:
+def rekeyed(connection: sqlite3.Connection, old: VaultKey, new: VaultKey, change: KeyChange) -> Iterator[Rekeyed]:
     """Users and forgotten go over to another key when the block has ended well; until then they are the old one's.
 
-    One transaction. Gives the number of users that could be read: one that is damaged is left out until events name it
-    again. A token of a forgotten user becomes the new key's token of it, so that no old one is left.
+    One transaction. A user that is damaged is left out until events name it again. A token of a forgotten user becomes
+    the new key's token of it, so that no old one is left.
     """
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("BEGIN IMMEDIATE")
@@ -97,20 +122,18 @@ def rekeyed(connection: sqlite3.Connection, old: VaultKey, new: VaultKey, change
     connection.execute(_USERS)
     users = connection.executemany("INSERT INTO users VALUES (?, ?)", _renewed(connection, old, new)).rowcount
     connection.execute("DROP TABLE old_users")
-    forgotten = connection.execute("SELECT lower(hex(token)), at FROM forgotten").fetchall()
+    token, rows = new.door().token, connection.execute("SELECT lower(hex(token)), at FROM forgotten").fetchall()
+    forgotten = {token(name): int(at) for name, at in rows}
     connection.execute("DELETE FROM forgotten")
-    token = new.door().token
     connection.executemany(
-        "INSERT INTO forgotten VALUES (?, ?)", [(bytes.fromhex(token(name)), at) for name, at in forgotten]
+        "INSERT INTO forgotten VALUES (?, ?)", [(bytes.fromhex(name), at) for name, at in forgotten.items()]
     )
-    connection.execute("DELETE FROM retired")
     keys = (*before, old.content) if forgotten else ()
-    sealed = [(number, new.retired.closed(content, _place(number))) for number, content in enumerate(keys)]
-    connection.executemany("INSERT INTO retired VALUES (?, ?)", sealed)
+    retire(connection, [new.retired.closed(content, _place(number)).hex() for number, content in enumerate(keys)])
     connection.execute("UPDATE door SET sample = ?", [new.sample])
     connection.execute("INSERT INTO key_changes VALUES (?, ?, ?)", astuple(change))
     connection.execute(f"PRAGMA user_version = {SEALED}")
-    yield users
+    yield Rekeyed(users, forgotten, sealed_retired(connection))
     connection.execute("COMMIT")
 
 

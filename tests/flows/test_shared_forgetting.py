@@ -1,5 +1,7 @@
 """Two homes share a store: a user who is forgotten in one is gone from the bucket at once, and from the other with its next night."""
 
+import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.flows.test_forget import LEARNT, command, found_in
 
 AWS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
 KEYS = {"aws_access_key_id": "me", "aws_secret_access_key": "mine", "region_name": "us-east-1"}
+NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -28,37 +31,45 @@ class Shared:
     folder: Path
     environment: dict[str, str]
     url: str
+    name: str  # of the bucket
+
+    def key(self, host: str) -> Path:
+        """Of its own, as every host has it; at first they are the same."""
+        file = self.folder / f"{host}.key"
+        if not file.exists():
+            shutil.copy(self.shop.folder / "key", file)
+        return file
 
     def recsys(self, host: str, *words: str, code: int = 0) -> str:
-        return self.said([*words, "--home", str(self.folder / host)], code)
+        return self._said(host, [*words, "--home", str(self.folder / host)], code)
 
-    def night(self, host: str) -> str:
-        return self.said(self.shop.words(self.folder / host), 0)
+    def night(self, host: str, code: int = 0) -> str:
+        return self._said(host, self.shop.words(self.folder / host), code)
 
-    def said(self, words: list[str], code: int) -> str:
-        done = command(self.shop, words, self.environment)
+    def _said(self, host: str, words: list[str], code: int) -> str:
+        done = command(self.shop, words, {**self.environment, "RECSYS_VAULT_KEY": str(self.key(host))})
         assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).split())
 
     def bucket(self, into: Path) -> Path:
         """All that the bucket holds, as files."""
         client = boto3.client("s3", endpoint_url=self.url, **KEYS)
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket="shared"):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
             for key in (each["Key"] for each in page.get("Contents", ())):
                 (into / key).parent.mkdir(parents=True, exist_ok=True)
-                (into / key).write_bytes(client.get_object(Bucket="shared", Key=key)["Body"].read())
+                (into / key).write_bytes(client.get_object(Bucket=self.name, Key=key)["Body"].read())
         return into
 
 
 @pytest.fixture
 def shared(orchestrator, tmp_path) -> Iterator[Shared]:
-    server = Server()
-    boto3.client("s3", endpoint_url=server.url, **KEYS).create_bucket(Bucket="shared")
-    place = {"AWS_ENDPOINT_URL": server.url, "RECSYS_STORE": "s3://shared/store"}
+    server, name = Server(), f"shared-{next(NUMBERS)}"  # moto's buckets outlive its server
+    boto3.client("s3", endpoint_url=server.url, **KEYS).create_bucket(Bucket=name)
+    place = {"AWS_ENDPOINT_URL": server.url, "RECSYS_STORE": f"s3://{name}/store"}
     (tmp_path / "mlflow").mkdir()
     with servers.mlflow(tmp_path / "mlflow", f"sqlite:///{tmp_path}/mlflow/mlflow.db") as mlflow:
         environment = {**AWS, **place, "MLFLOW_TRACKING_URI": mlflow, **orchestrator}
-        yield Shared(Shop(tmp_path / "shop").make(), tmp_path, environment, server.url)
+        yield Shared(Shop(tmp_path / "shop").make(), tmp_path, environment, server.url, name)
     server.stop()
 
 
@@ -89,7 +100,7 @@ def test_who_is_forgotten_in_one_home_is_gone_from_the_bucket_and_then_from_the_
         "vault/users.sqlite"
     }
 
-    assert "1 user forgotten in another home of this store" in " ".join(shared.night("two").split())
+    assert "1 user forgotten in another home of this store" in shared.night("two")
     assert found_in(tmp_path / "two", names) == {"vault/users.sqlite"}
     assert list(forgotten(tmp_path / "two" / "vault")) == sorted(names - {user})
     assert len(pq.read_table(scores / "recommendations.parquet")) > 0

@@ -1,10 +1,11 @@
 """Versions that a night registered while users were forgotten in another home: marked, each once, and none that is not of before."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
-from tasks.adapters.address import Address
 from tasks.adapters.registry import ERA, STUDENT, UNFORGOTTEN
 from tasks.eras import catch_up, mark_earlier
+from tasks.workshop import Workshop
 
 
 def marked(workshop) -> dict[int, str]:
@@ -12,16 +13,19 @@ def marked(workshop) -> dict[int, str]:
     return {each.number: each.tags[UNFORGOTTEN] for each in versions if UNFORGOTTEN in each.tags}
 
 
+def in_store_cleared_in(era: int, workshop: Workshop) -> Workshop:
+    return replace(workshop, store=SimpleNamespace(shared=SimpleNamespace(cleared=era)))
+
+
 def test_versions_of_earlier_eras_are_marked_and_may_not_serve(workshop):
-    address = Address.of("s3://bucket/shop", "http://127.0.0.1:9")
     workshop.registry.set_tags(STUDENT, 2, {ERA: "1"})
     workshop.registry.set_tags(STUDENT, 3, {ERA: "2"})
     workshop.registry.set_tags(STUDENT, 4, {ERA: "0", UNFORGOTTEN: "2026-01-01"})
     workshop.registry.set_tags(STUDENT, 5, {ERA: "somebody wrote this"})
 
-    mark_earlier(replace(workshop, settings=replace(workshop.settings, shared=address)))
-    assert marked(workshop) == {4: "2026-01-01"}, "in the first era nothing is of before"
-    mark_earlier(replace(workshop, settings=replace(workshop.settings, shared=address.in_era(2))))
+    mark_earlier(in_store_cleared_in(0, workshop))
+    assert marked(workshop) == {4: "2026-01-01"}, "where nobody was forgotten nothing is of before, whatever the key"
+    mark_earlier(in_store_cleared_in(2, workshop))
     found = marked(workshop)
     assert found.keys() == {1, 2, 4}
     assert found[4] == "2026-01-01"

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import ConfigError, HomeError
-from tasks.adapters.address import Address
 from tasks.adapters.night_lock import Holder, alone_tonight
 from tasks.adapters.registry import STUDENT
 from tasks.adapters.store import Recipe, Store
@@ -199,10 +198,7 @@ def test_what_is_no_key_is_refused_before_anything_is_touched(workshop, tmp_path
     assert list((workshop.settings.store / "manifests").glob("validate/*.json"))
 
 
-def test_a_shared_store_and_a_night_at_work_are_refused(workshop):
-    shared = dataclasses.replace(workshop.settings, shared=Address.from_environment("s3://bucket/shop"))
-    with pytest.raises(ConfigError, match="the key is changed in a home of its own"):
-        rotate_key(dataclasses.replace(workshop, settings=shared), "a test")
+def test_while_a_night_is_at_work_it_is_refused(workshop):
     with alone_tonight(workshop.settings, Holder.me("nightly", "", "all"), lambda holder: None):
         with pytest.raises(HomeError, match="a night is at work"):
             rotate_key(workshop, "a test")
