@@ -21,6 +21,7 @@ from recsys.histories import Cases
 from recsys.prune import importance, pruned
 from recsys.recovery import Crew, Recovered, Recoverer, Recovery, Retrainer, retrained
 from recsys.runtime import Runtime
+from recsys.score_rounding import score_rounded
 from recsys.sequence_model import Scorer, ndcg_of
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
 from recsys.student import Student
@@ -80,7 +81,7 @@ class Compression:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A student before quantization."""
+    """A student before quantization, or as it is rounded."""
 
     cut: Cut
     recovery: Recovered
@@ -128,8 +129,9 @@ def compress(
         judge = _Judge(student, publication, recovery.validation)
 
         def try_out(place: int, candidate: _Candidate, bits: Bits) -> None:
+            served = score_rounded(candidate.student, recovery.histories, bits)
             for share in shares:
-                tried.append(_Tried(place, candidate, judge.point(candidate, bits, share)))
+                tried.append(_Tried(place, candidate, judge.point(replace(candidate, student=served), bits, share)))
                 on_point(tried[-1].point)
 
         for place, candidate in _candidates(student, cuts, recover, enough):
@@ -151,7 +153,8 @@ def compress(
         on_point(tried[-1].point)
     points = explained([one.point for one in tried], allowed)
     smallest, chosen = next((one.candidate, p) for one, p in zip(tried, points, strict=True) if p.chosen)
-    export(smallest.student, fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
+    served = score_rounded(smallest.student, recovery.histories, chosen.table_bits)
+    export(served, fewer(publication, chosen.keep_neighbours), chosen.table_bits, out)
     return Compression(points, chosen, smallest.student, made, len(cuts) + len(lost))
 
 
