@@ -35,6 +35,7 @@ from recsys.quantize import dequantized, rounded
 from recsys.recommender import Recommender
 from recsys.recovery import Recovered, Recovery, Retrainer, Retraining
 from recsys.runtime import Runtime
+from recsys.score_rounding import score_rounded
 from recsys.sequence_model import Scorer, ndcg_of
 from recsys.soft_labels import Positions, Segment, SoftLabels
 from recsys.statistics import paired_ratio
@@ -154,6 +155,7 @@ class Ablation:
         """One line of the results file."""
         bits: Bits = way.table if way.recovery == "rounded" else 32  # all other training knows of no file
         student, seconds = self.smaller(way.ffn, way.heads, way.recovery, bits)
+        student = score_rounded(student, self.home.recovery.histories, way.table)
         publication = fewer(self.home.publication, way.neighbours)
         found = self._served(student, publication, way) if way.is_served else self._by_torch(student, publication, way)
         return {

@@ -262,7 +262,9 @@ class Registry:
                 f"{model} version {number} was not registered by a night: its files have no digest to compare with",
                 where=self.client.uri,
             )
-        with tempfile.TemporaryDirectory(dir=self.settings.temp, prefix="load-check-") as temporary:
+        # told to stop, this thread goes before MLflow's, which bring the files: they may put some where it clears away
+        folder = tempfile.TemporaryDirectory(dir=self.settings.temp, prefix="load-check-", ignore_cleanup_errors=True)
+        with folder as temporary:
             package = self._package(model, number, Path(temporary))
             command = [sys.executable, "-m", "tasks.adapters.load_check", str(package), version.digest, runtime]
             done = subprocess.run(

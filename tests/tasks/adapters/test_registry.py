@@ -1,5 +1,6 @@
 """The registry: data only, once each, and loaded by a stranger before it may serve."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,27 @@ def test_an_output_that_mlflow_does_not_take_is_told(registry, run_id, monkeypat
 
 def test_a_registered_version_passes_the_load_test(registry, registered):
     registry.load_check("shop", registered)
+
+
+def test_a_load_test_that_is_stopped_says_so_though_files_still_come(registry, registered, monkeypatch):
+    """MLflow brings them in threads of its own, which do not hear of a signal."""
+    real = os.rmdir
+
+    def late(path, *, dir_fd=None):
+        if path == "artifacts":
+            folder = os.open(path, os.O_RDONLY, dir_fd=dir_fd)
+            os.close(os.open("one more", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+            os.close(folder)
+        real(path, dir_fd=dir_fd)
+
+    def stopped(_model, _number, folder):
+        (folder / "artifacts").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "_package", stopped)
+    monkeypatch.setattr(os, "rmdir", late)
+    with pytest.raises(KeyboardInterrupt):
+        registry.load_check("shop", registered)
 
 
 def test_a_version_whose_files_were_changed_is_refused_before_it_is_parsed(registry, run_id, artifact):
