@@ -95,6 +95,7 @@ def settle(path: Path, sample: str | None) -> bool:
     try:
         if sample is None or VaultKey.read(draft).sample != sample:
             return False
+        draft.chmod(0o600)  # another home's may have been copied here by hand
         draft.replace(path)
     except FileNotFoundError:  # none is under way, or another process has just put it there
         return False

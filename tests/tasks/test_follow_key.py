@@ -118,13 +118,14 @@ def test_who_was_forgotten_before_the_key_changed_is_forgotten_by_who_follows(ho
     with pytest.raises(ConfigError, match="the new one is not here"):
         follow(other)
     assert named(Vault(other / "vault")) == set(USERS), "nothing was touched"
-    shutil.copy(home / "vault" / "key", next_to(other / "vault" / "key"))
+    shutil.copy(home / "vault" / "key", next_to(other / "vault" / "key")).chmod(0o644)
     night = alone_tonight(Settings.from_environment(other), Holder.me("nightly", "", "all"), lambda holder: None)
     with night, pytest.raises(HomeError, match="a night is at work"):
         follow(other)
     done = follow(other)
     assert done
     assert (done.users, done.forgotten) == (117, 3)
+    assert (other / "vault" / "key").stat().st_mode & 0o777 == 0o600
     assert catch_up(workshop(other)) == 1
     assert named(Vault(other / "vault")) == set(USERS[4:])
     assert known_as_forgotten(other) == known_as_forgotten(home) == USERS[:4]
