@@ -6,7 +6,6 @@ one change; who has missed more begins a new home, which is filled from the stor
 
 import getpass
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from recsys.errors import ConfigError, HomeError
@@ -28,9 +27,10 @@ def follow_key(settings: Settings, reason: str, new_key_file: Path | None = None
     done again by the same call. ConfigError when the store's key is in neither place, HomeError while a night is at work, or
     for a home that has missed a change.
     """
-    if settings.shared is None or sample_of(settings.vault) is None:
+    sample = sample_of(settings.vault)
+    if settings.shared is None or sample is None:
         return None
-    present, sample = era.present(sharing.root_of(settings.shared)), sample_of(settings.vault)
+    present = era.present(sharing.root_of(settings.shared))
     if vault_key.settle(settings.vault_key, sample) or (
         new_key_file and _known(new_key_file) == (present.door, sample)
     ):
@@ -44,7 +44,8 @@ def follow_key(settings: Settings, reason: str, new_key_file: Path | None = None
 
 
 def _followed(settings: Settings, vault: Vault, present: era.Era, reason: str, new_key_file: Path | None) -> Rotated:
-    file = next((each for each in _places(settings, new_key_file) if _known(each)[0] == present.door), None)
+    places = (new_key_file, vault_key.next_to(settings.vault_key))
+    file = next((each for each in places if each and _known(each)[0] == present.door), None)
     if file is None:
         raise ConfigError(
             "the key of the shared store was changed in another home, and the new one is not here",
@@ -65,10 +66,6 @@ def _followed(settings: Settings, vault: Vault, present: era.Era, reason: str, n
     vault_key.settle(settings.vault_key, sample_of(settings.vault))
     freed = sum(each.bytes for each in broom.freed())
     return Rotated(rekeyed.users, len(rekeyed.forgotten), freed, None, None)
-
-
-def _places(settings: Settings, new_key_file: Path | None) -> Iterator[Path]:
-    yield from filter(None, (new_key_file, vault_key.next_to(settings.vault_key)))
 
 
 def _known(file: Path) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """`recsys rotate-key`: users get new tokens under another key, and the old one is worth nothing."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -9,9 +9,6 @@ from rich.console import Console
 from flows.cli.home import HomeOption, open_home, settings_of
 from recsys import wording
 from tasks.adapters.settings import Settings
-
-if TYPE_CHECKING:  # it brings MLflow, which must be imported after the home is opened
-    from tasks.rotate_key import Rotated
 
 
 def command(
@@ -37,10 +34,12 @@ def command(
             abort=True,
         )
     from tasks.follow_key import follow_key
+    from tasks.rotate_key import rotate_key
+    from tasks.workshop import Workshop
 
     given = new_key_file.expanduser().absolute() if new_key_file else None
     followed = follow_key(settings, reason, given)
-    found = followed or _begun(home, reason, given)
+    found = followed or rotate_key(Workshop.of(open_home(home)), reason, given)
     console = Console(highlight=False, soft_wrap=True)
     if found.users is None:
         console.print("The users had gone over to the new key before; what was left to be done is done.")
@@ -63,14 +62,6 @@ def command(
         )
     for line in _left_to_do(settings, given):
         console.print(line)
-
-
-def _begun(home: Path | None, reason: str, new_key_file: Path | None) -> "Rotated":
-    settings = open_home(home)
-    from tasks.rotate_key import rotate_key
-    from tasks.workshop import Workshop
-
-    return rotate_key(Workshop.of(settings), reason, new_key_file)
 
 
 def _left_to_do(settings: Settings, new_key_file: Path | None) -> list[str]:
