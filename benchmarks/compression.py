@@ -124,7 +124,7 @@ class Home:
         soft = SoftLabels.open(labels, positions, Segment.load(labels[-1]).labelling)
         best = next(trial for trial in json.loads((kept / "trials.json").read_text()) if trial["best"])
         return cls(
-            student=Student.load(kept, config["dropout"]),
+            student=Student.load(kept),
             digest=digest,
             dataset=dataset,
             publication=Publication(

@@ -198,7 +198,7 @@ def _student(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
     """A student, trained as the search trains one, and scored on the test users once."""
     began, knobs = time.monotonic(), SearchConfig()
     shape = DecoderShape.of(lesson.dataset.catalog.items, cell.width, 1, lesson.length)
-    student = Student.untrained(shape, knobs.dropout, cell.seed).to(device())
+    student = Student.untrained(shape, knobs.dropouts[0], cell.seed).to(device())
     objective = Distillation(lesson.labels, cell.weight, cell.k)
     if cell.loss != NONE:
         loss = next(name for name in LOSSES if name == cell.loss)

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.one_night import recsys
 from recsys.blending import opinion_for
-from recsys.config import PRESETS, NightConfig
+from recsys.config import NightConfig
 from recsys.dataset import Dataset
 from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
@@ -33,6 +33,7 @@ from recsys.histories import Cases, Histories
 from recsys.losses import Distillation
 from recsys.membership import log_probabilities, ranks_among, share_caught
 from recsys.neighbourhood import Neighbourhood
+from recsys.presets import PRESETS
 from recsys.recommender import Recommender
 from recsys.runtime import Runtime
 from recsys.sequence_model import Scorer, ranking_validator
@@ -132,7 +133,7 @@ def factory(dataset: Dataset, config: NightConfig, seed: int, folder: Path) -> d
     labelling = Labelling.of(f"shadow {seed}", items, dataset.catalog.item_ids, config.labels)
     write_segment(teacher.model, labelling, positions, [], folder / "labels", opinion=teacher.opinion)
     labels = SoftLabels.open([folder / "labels"], positions, labelling)
-    student = Student.untrained(DecoderShape.of(items, search.widths[0], 1, length), search.dropout, seed)
+    student = Student.untrained(DecoderShape.of(items, search.widths[0], 1, length), search.dropouts[0], seed)
     fit(
         student, histories, length, Schedule(search.epochs, search.learning_rate, seed),
         Distillation(labels, WEIGHT, labelling.top_k), ranking_validator(student, cases),

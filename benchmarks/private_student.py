@@ -31,11 +31,12 @@ from benchmarks.dp_sgd import Course, PrivateStudent, UserLines, train
 from benchmarks.one_night import recsys
 from benchmarks.private_student_told import as_markdown
 from recsys.baselines import MostPopular, Neighbours
-from recsys.config import PRESETS, SearchConfig, TextConfig
+from recsys.config import SearchConfig, TextConfig
 from recsys.decoder import DecoderShape
 from recsys.evaluate import evaluate
 from recsys.item_text import TextEncoder, cached_vectors, whitened
 from recsys.membership import Suspects, attack
+from recsys.presets import PRESETS
 from recsys.recommender import Recommender
 from recsys.sequence_model import Scorer, ranking_validator
 from recsys.statistics import mean_interval, paired_ratio
@@ -132,7 +133,7 @@ class School:
     def _undistilled(self, cell: Cell) -> Student:
         dataset, length, knobs = self.lesson.dataset, self.lesson.length, self.knobs
         shape = DecoderShape.of(dataset.catalog.items, cell.width, 1, length)
-        student = Student.untrained(shape, knobs.dropout, cell.seed)
+        student = Student.untrained(shape, knobs.dropouts[0], cell.seed)
         schedule = Schedule(knobs.epochs, knobs.learning_rate, cell.seed)
         validate = ranking_validator(student, dataset.validation_cases())
         fit(student, dataset.histories, length, schedule, HardLabels(), validate)

@@ -186,14 +186,16 @@ class SearchConfig(Section):
     """The students that are tried. The ranges of weight and K are in recsys/search.py."""
 
     trials: int = Field(
-        6, ge=2, le=1000, title="Trials", description="Finished trials, the undistilled one included (count)"
+        6, ge=2, le=1000, title="Trials", description="Finished trials, the undistilled ones included (count)"
     )
     widths: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = Field(
         (64, 32), min_length=1, title="Widths", description="Sizes of an item vector that may be tried"
     )
     epochs: int = Field(15, ge=1, le=1000, title="Epochs", description="Passes a trial, fewer on a warm start (count)")
     learning_rate: float = Field(3e-3, gt=0, le=1, title="Learning rate", description="Peak of warm-up and cosine")
-    dropout: float = Field(0.2, ge=0, lt=1, title="Dropout", description="Share of activations dropped in training")
+    dropouts: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.2, 0.05), min_length=1, title="Dropouts", description="Shares of activations dropped that may be tried"
+    )
     loss: SoftLossName = Field(
         "topk_tail",
         title="Loss",
@@ -383,17 +385,3 @@ class NightConfig(Section):
             said = "the loss hidden learns from the teacher's states, and labels.states is false"
             raise ConfigError(said, where="search.loss", mend="Set labels.states to true.")
         return self
-
-
-QUICK = NightConfig(
-    teacher=TeacherConfig(width=64, dropout=0.3, epochs=3, learning_rate=2e-3),
-    search=SearchConfig(trials=2, widths=(32,), epochs=3, learning_rate=4e-3),
-    compress=CompressConfig(keep_ffn=(1.0, 0.25)),
-)
-STANDARD = NightConfig()
-LARGE = NightConfig(
-    teacher=TeacherConfig(width=256, blocks=2, epochs=40, learning_rate=7e-4, members=2),
-    search=SearchConfig(trials=24, widths=(128, 64, 32), epochs=30),
-)
-PRESETS: Mapping[str, NightConfig] = {"quick": QUICK, "standard": STANDARD, "large": LARGE}
-"""Named sets of sections, nothing more."""

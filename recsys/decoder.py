@@ -46,6 +46,7 @@ class Dropout(nn.Module):
 
     def __init__(self, share: float) -> None:
         super().__init__()
+        self.share = share
         self.dropped = min(round(share * 256), 255)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ _STUDENT_ADVICE: Mapping[str, str] = {
     "coverage": "The student shows everybody the same; search more, or keep more soft labels (labels.top_k).",
     "popularity": "The student leans on popular items; search more, or keep more soft labels (labels.top_k).",
     "exposure": "Look at who took that item lately: a campaign is approved by hand, made-up users are taken out of the events.",
-    "membership": "The student knows its events by heart: fewer search.epochs, more search.dropout, smaller search.widths.",
+    "membership": "The student knows its events by heart: fewer search.epochs, larger search.dropouts, smaller search.widths.",
 }
 _TEACHER_ADVICE: Mapping[str, str] = {
     "finite": _STUDENT_ADVICE["finite"],

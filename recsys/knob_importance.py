@@ -39,7 +39,7 @@ def knob_importances(trials: Sequence[Trial]) -> Mapping[str, float]:
 def _space(trials: Sequence[Trial]) -> dict[str, BaseDistribution]:
     """What was chosen from, of the knobs that took more than one value."""
     ranges = {"weight": WEIGHTS, "temperature": TEMPERATURES}
-    names = ("width", "weight", "k", "temperature")
+    names = ("width", "dropout", "weight", "k", "temperature")
     values = {name: sorted({getattr(trial, name) for trial in trials}) for name in names}
     return {
         name: FloatDistribution(*ranges[name]) if name in ranges else CategoricalDistribution(several)

@@ -29,7 +29,7 @@ from recsys.story import CurvePoint, Estimate, GridPoint, ModelRow, Role, SliceR
 from recsys.wording import milliseconds, percent, plain, present, size
 
 MOST_TRIALS = 12
-"""So many of the best are drawn, and the undistilled one in any case."""
+"""So many of the best are drawn, and the best undistilled one in any case."""
 
 _MARKS: dict[Role, tuple[str, str]] = {
     "teacher": (BLUE, "s"),
@@ -218,9 +218,9 @@ def _round(text: str) -> str:
 def _curves(story: Story) -> list[_Line]:
     """First what stays in the background, last what the eye should find."""
     drawn = _drawn_trials(story)
-    lines = [_Line(None, trial.curve, FAINT, width=1.2) for trial in drawn if not _noted(trial)]
+    lines = [_Line(None, trial.curve, FAINT, width=1.2) for trial in drawn if not _noted(story, trial)]
     lines += [_Line("teacher", story.teacher_curve, BLUE)] if story.teacher_curve else []
-    for trial in sorted(filter(_noted, drawn), key=lambda trial: trial.best):
+    for trial in sorted((one for one in drawn if _noted(story, one)), key=lambda trial: trial.best):
         color = VERMILION if trial.best else PURPLE
         lines.append(_Line(_trial_label(trial), trial.curve, color, "-" if trial.best else "--"))
     kept = [replace(line, points=tuple(p for p in line.points if present(p.validation_ndcg))) for line in lines]
@@ -228,14 +228,14 @@ def _curves(story: Story) -> list[_Line]:
 
 
 def _drawn_trials(story: Story) -> list[TrialRow]:
-    """The best of the trials, best first, and with them the undistilled one."""
+    """The best of the trials, best first, and with them the best undistilled one."""
     told = [trial for trial in story.trials if present(trial.validation_ndcg)]
     told.sort(key=lambda trial: (-(trial.validation_ndcg or 0.0), trial.number))
-    return [trial for rank, trial in enumerate(told) if rank < MOST_TRIALS or _noted(trial)]
+    return [trial for rank, trial in enumerate(told) if rank < MOST_TRIALS or _noted(story, trial)]
 
 
-def _noted(trial: TrialRow) -> bool:
-    return trial.best or trial.undistilled
+def _noted(story: Story, trial: TrialRow) -> bool:
+    return trial.best or trial is story.undistilled
 
 
 def _trial_label(trial: TrialRow) -> str:
@@ -245,7 +245,8 @@ def _trial_label(trial: TrialRow) -> str:
 
 
 def _trial_bar(trial: TrialRow) -> str:
-    return f"{trial.number}: width {trial.width}, {_trial_label(trial)}"
+    dropout = "" if trial.dropout is None else f", dropout {trial.dropout:g}"
+    return f"{trial.number}: width {trial.width}{dropout}, {_trial_label(trial)}"
 
 
 def _draw_trial(axes: Axes, y: int, trial: TrialRow) -> None:

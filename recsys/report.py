@@ -21,6 +21,7 @@ METRICS: Mapping[str, str] = {"ndcg": "NDCG", "hr": "HR", "recall": "Recall", "m
 CUTOFFS = (1, 5, 10, 20)
 KNOBS: Mapping[str, str] = {
     "width": "width",
+    "dropout": "dropout",
     "weight": "distillation weight",
     "k": "soft labels K",
     "temperature": "temperature",
@@ -126,7 +127,7 @@ def _gate_lead(story: Story) -> str:
 
 def _learning_lead(story: Story) -> str:
     best = next((trial for trial in story.trials if trial.best), None)
-    alone = next((trial for trial in story.trials if trial.undistilled), None)
+    alone = story.undistilled
     if best is None:
         return ""
     if alone is None:

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from recsys.config import PRESETS, MonitorConfig, NightConfig, Section
+from recsys.config import MonitorConfig, NightConfig, Section
 from recsys.errors import ConfigError
+from recsys.presets import PRESETS
 
 
 def resolve(preset: str, overrides: Iterable[str] = ()) -> NightConfig:

@@ -1,14 +1,15 @@
 """The search for the best student: Optuna trials in a journal, resumed after a kill to exactly those asked.
 
-Space: the width among those configured, the weight a of the soft label in [0.7, 1], and K of the items kept. The loss
-from the teacher is the same in all trials, since only then do a and K mean the same in them. The loss hidden, which
-sees the teacher's whole distribution, has a temperature in [1, 4] as well.
-Trial 0 is always the student without distillation, at equal steps, never pruned: what distilling must beat. On a warm
-start it goes on from the earlier search's own trial 0, which never saw a soft label either; without one, from scratch.
-Trial 1 is a = 0.9. These two are the first round, ROUND more each later one. What is proposed and what is pruned in a
-round follows from the rounds before it alone, so that its trials may run side by side: which ends first, what was
-killed, and how many workers there are change nothing. A journal is of one search (data, labels, configuration, parent),
-of one caller at a time.
+Space: the width and the dropout among those configured, the weight a of the soft label in [0.7, 1], and K of the items
+kept. The loss from the teacher is the same in all trials, since only then do a and K mean the same in them. The loss
+hidden, which sees the teacher's whole distribution, has a temperature in [1, 4] as well.
+The first trials are pairs, one for each dropout: the student without distillation, at equal steps, never pruned, which is
+what distilling must beat; and a = 0.9. A warm start keeps width and dropout, so that it has one pair; its undistilled
+student goes on from the earlier search's undistilled one, which never saw a soft label either; without one, from scratch.
+FIRST_ROUND trials are the first round, ROUND more each later one. What is proposed and what is pruned in a round follows
+from the rounds before it alone, so that its trials may run side by side: which ends first, what was killed, and how many
+workers there are change nothing. A journal is of one search (data, labels, configuration, parent), of one caller at a
+time.
 """
 
 import logging
@@ -77,6 +78,7 @@ class Trial:
     width: int
     weight: float
     k: int
+    dropout: float
     state: Literal["complete", "pruned"]
     validation_ndcg: float  # of its best epoch
     seconds: float  # measured; belongs to no identity
@@ -86,12 +88,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search came to. The best may be the undistilled one: then distilling did not pay."""
+    """What a search came to. The best may be an undistilled one: then distilling did not pay."""
 
     student: Student
-    control: Student  # of trial 0
+    control: Student  # the best of the undistilled ones
     best: Trial
-    undistilled: Trial
+    undistilled: Trial  # the control's
     trials: tuple[Trial, ...]
 
 
@@ -120,8 +122,8 @@ def search(
 ) -> Search:
     """Run the trials that are still missing and give the best student, with the weights of its best epoch.
 
-    With `warm` every distilled trial starts from its best student, grown to tonight's catalog, at its width, and trial 0
-    from its undistilled one, if that has the same width.
+    With `warm` every distilled trial starts from its best student, grown to tonight's catalog, at its width and dropout,
+    and trial 0 from its undistilled one, if that has the same width.
     Above one, `workers` processes run the trials of a round side by side and share torch's present threads.
     `on_trial` hears of every trial as it ends, after a resume also of those before it. `enough` is asked before each
     round but the first, and after each epoch in it, whether to stop with what there is: fewer trials come back, and the
@@ -155,9 +157,14 @@ def search(
                 break
             journal.refuse_failures(config.trials)
     trials = journal.trials()
-    best = max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
-    student, control = (Student.load(place.folder(number), config.dropout) for number in (best.number, 0))
-    return Search(student, control, best, trials[0], trials)
+    best, undistilled = _best(trials), _best([trial for trial in trials if trial.weight == 0])
+    student, control = (Student.load(place.folder(trial.number)) for trial in (best, undistilled))
+    return Search(student, control, best, undistilled, trials)
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    """The best of the complete ones, the first of equals."""
+    return max((trial for trial in trials if trial.state == "complete"), key=lambda t: (t.validation_ndcg, -t.number))
 
 
 def _heard(
@@ -180,26 +187,34 @@ class Space:
     """What trials are proposed from."""
 
     widths: tuple[int, ...]
+    dropouts: tuple[float, ...]
     kept: tuple[int, ...]
     temperatures: tuple[float, float] | None  # from, to
+    control: float  # dropout of the first undistilled student
 
     @classmethod
     def of(cls, course: Course) -> "Space":
-        """A warm start leaves no choice of the width, labels with few items little of K."""
+        """A warm start leaves no choice of width and dropout, labels with few items little of K."""
         top_k = course.lessons.labels.labelling.top_k
         kept = tuple(k for k in KEPT if k <= top_k) or (top_k,)
         if course.config.loss == "hard_label":
             kept = (1,)
         if course.config.loss == HIDDEN:  # it knows all items anyway: K only says which are exact in a large catalog
             kept = (top_k,)
-        widths = course.config.widths if course.warm is None else (course.warm.best.shape.width,)
-        return cls(widths, kept, TEMPERATURES if course.config.loss == HIDDEN else None)
+        temperatures = TEMPERATURES if course.config.loss == HIDDEN else None
+        widths, dropouts, control = course.config.widths, course.config.dropouts, course.config.dropouts[0]
+        if course.warm is not None:
+            earlier, undistilled = course.warm.best, course.warm.undistilled_of(course.warm.best.shape.width)
+            widths, dropouts = (earlier.shape.width,), (earlier.dropout.share,)
+            control = (undistilled or earlier).dropout.share
+        return cls(widths, dropouts, kept, temperatures, control)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """By the names of a recipe."""
         space: dict[str, BaseDistribution] = {
             "width": CategoricalDistribution(self.widths),
+            "dropout": CategoricalDistribution(self.dropouts),
             "weight": FloatDistribution(*WEIGHTS),
             "k": CategoricalDistribution(self.kept),
         }
@@ -209,11 +224,12 @@ class Space:
 
     def recipe(self, number: int, study: optuna.Study) -> Recipe:
         """Of trial `number`, from what the study knows."""
-        if number == 0:  # outside the range of weights it would mislead the sampler: it proposes nothing
-            return Recipe(self.widths[0], 0.0, 0)
-        if number == 1:
-            return Recipe(self.widths[0], FIRST_WEIGHT, self.kept[-1])
-        return Recipe(**study.ask(self.distributions).params)
+        pair, distilled = divmod(number, 2)
+        if pair >= len(self.dropouts):
+            return Recipe(**study.ask(self.distributions).params)
+        if distilled:
+            return Recipe(self.widths[0], FIRST_WEIGHT, self.kept[-1], self.dropouts[pair])
+        return Recipe(self.widths[0], 0.0, 0, self.dropouts[pair] if pair else self.control)
 
 
 def _order(course: Course, space: Space, journal: "_Journal", place: SearchPlace, number: int) -> Order:
@@ -270,8 +286,9 @@ class _Journal:
         told = create_trial(
             state=state,
             value=max(values.values()) if state == TrialState.COMPLETE else None,
-            params={name: recipe[name] for name in space.distributions} if order.number else {},
-            distributions=space.distributions if order.number else {},
+            # Outside the range of weights an undistilled one would mislead the sampler.
+            params={name: recipe[name] for name in space.distributions} if order.recipe.weight else {},
+            distributions=space.distributions if order.recipe.weight else {},
             user_attrs={
                 "number": order.number,
                 "recipe": recipe,
@@ -320,7 +337,8 @@ def _trial(frozen: FrozenTrial) -> Trial:
 
 def _table(failures: list[FrozenTrial], finished: int, asked: int) -> str:
     rows = [
-        "width {width}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"]) + trial.user_attrs["failure"]
+        "width {width}, dropout {dropout:g}, weight {weight:.2f}, k {k}: ".format(**trial.user_attrs["recipe"])
+        + trial.user_attrs["failure"]
         for trial in failures
     ]
     # An error is one line (recsys/errors.py).

@@ -85,6 +85,7 @@ class TrialRow:
     best: bool
     curve: tuple[CurvePoint, ...] = ()
     temperature: float = 1.0
+    dropout: float | None = None  # told since it is tried
 
     @property
     def undistilled(self) -> bool:
@@ -297,6 +298,12 @@ class Story:
     def model(self, role: Role) -> ModelRow | None:
         """The first model in a role; None when the night has none, as on a first night without a champion."""
         return next((model for model in self.models if model.role == role), None)
+
+    @property
+    def undistilled(self) -> TrialRow | None:
+        """The best student without distillation: what distilling is held against."""
+        alone = [trial for trial in self.trials if trial.undistilled]
+        return max(alone, key=lambda trial: trial.validation_ndcg or 0.0, default=None)
 
     @property
     def cost(self) -> float | None:

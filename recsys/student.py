@@ -15,10 +15,12 @@ from recsys.errors import StoreError
 from recsys.training import seeded
 
 WEIGHTS, CARD = "student.safetensors", "student.json"
+_DROPOUT = 0.2
+"""Of students from before each kept its own."""
 
 
 class Student(Decoder):
-    """A decoder that can be written and read back. Dropout belongs to training and is not kept."""
+    """A decoder that can be written and read back, with the dropout that whoever trains it further goes on with."""
 
     @classmethod
     def untrained(cls, shape: DecoderShape, dropout: float, seed: int) -> Self:
@@ -30,18 +32,19 @@ class Student(Decoder):
         """Write `student.safetensors`, then `student.json`; a folder without the latter holds no student."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        card = json.dumps({"kind": "student", "shape": self.shape.as_json()}, sort_keys=True, indent=1)
+        described = {"kind": "student", "shape": self.shape.as_json(), "dropout": self.dropout.share}
+        card = json.dumps(described, sort_keys=True, indent=1)
         save_file(tensors, folder / f"{WEIGHTS}.tmp")
         os.replace(folder / f"{WEIGHTS}.tmp", folder / WEIGHTS)
         (folder / f"{CARD}.tmp").write_text(card)
         os.replace(folder / f"{CARD}.tmp", folder / CARD)
 
     @classmethod
-    def load(cls, folder: Path, dropout: float = 0.0) -> Self:
+    def load(cls, folder: Path) -> Self:
         """The student in `folder`, ready to score. Raises StoreError when it is not there or not whole."""
         try:
-            shape = DecoderShape.from_json(json.loads((folder / CARD).read_text())["shape"])
-            student = cls(shape, dropout)
+            described = json.loads((folder / CARD).read_text())
+            student = cls(DecoderShape.from_json(described["shape"]), described.get("dropout", _DROPOUT))
             student.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise StoreError("a student cannot be read", where=f"{folder}: {error}") from None
@@ -49,14 +52,14 @@ class Student(Decoder):
         return student
 
 
-def grow(student: Student, items: int, dropout: float = 0.0, rows: Tensor | None = None) -> Student:
+def grow(student: Student, items: int, rows: Tensor | None = None) -> Student:
     """A copy of the student that knows `items` items. What it knew is untouched, to the bit.
 
     New items get the `rows` (new, D). Without, a row is zero: it scores 0 and adds nothing to a history until trained.
     """
     shape = DecoderShape.from_json({**student.shape.as_json(), "items": items})
     assert items >= student.shape.items, "codes are append-only, a catalog never shrinks"
-    grown = type(student)(shape, dropout)
+    grown = type(student)(shape, student.dropout.share)
     weights = dict(student.state_dict())
     table = weights["table.weight"]
     new = table.new_zeros(items - student.shape.items, shape.width) if rows is None else rows.to(table)

@@ -46,7 +46,11 @@ class Parent:
     """The students of an earlier search that this one goes on from."""
 
     best: Student
-    undistilled: Student | None = None  # its trial 0
+    undistilled: Student | None = None
+
+    def undistilled_of(self, width: int) -> Student | None:
+        """The undistilled one, where it has this width."""
+        return self.undistilled if self.undistilled is not None and self.undistilled.shape.width == width else None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Recipe:
     width: int  # D
     weight: float  # a, of the soft label; 0: not distilled
     k: int  # soft labels used; 0: none
+    dropout: float  # of a student that goes on from an earlier one: as that one had
     temperature: float = 1.0  # T, of the loss hidden; 1 of all others
 
 
@@ -100,7 +105,7 @@ class Course:
             epochs.append(epoch)
             hear(epoch)
             trial.report(epoch.validation_ndcg, epoch.number)
-            if order.number > 0 and epoch.number < self.epochs and trial.should_prune():
+            if order.recipe.weight > 0 and epoch.number < self.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -113,13 +118,13 @@ class Course:
         return Outcome("complete", tuple(epochs))
 
     def _train(self, order: Order, hear: Callable[[Epoch], None]) -> Student:
-        lessons, recipe, dropout = self.lessons, order.recipe, self.config.dropout
+        lessons, recipe = self.lessons, order.recipe
         start = self._start(recipe)
         if start is not None:
-            student = grow(start, lessons.items, dropout)
+            student = grow(start, lessons.items)
         else:
             shape = DecoderShape.of(lessons.items, recipe.width, 1, lessons.length)
-            student = Student.untrained(shape, dropout, order.seed)
+            student = Student.untrained(shape, recipe.dropout, order.seed)
         student.to(device())
         fit(
             student,
@@ -142,8 +147,7 @@ class Course:
             return None
         if recipe.weight > 0:
             return self.warm.best
-        control = self.warm.undistilled
-        return control if control is not None and control.shape.width == recipe.width else None
+        return self.warm.undistilled_of(recipe.width)
 
 
 def run(course: Course, order: Order, hear: Callable[[Epoch], None]) -> Outcome:

@@ -22,7 +22,7 @@ from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
 VERSION = 8
-RECOVERED_BY = {"learning_rate", "dropout", "loss", "seed"}
+RECOVERED_BY = {"learning_rate", "loss", "seed"}
 """Knobs of the search that the recovery after pruning shares."""
 
 
@@ -85,7 +85,7 @@ def _compress(at: Step, dataset: DatasetRef, labels: LabelsRef, student: Student
         seed=config.search.seed,
         distilled=student.weight > 0,
     )
-    loaded = Student.load(folder, config.search.dropout)
+    loaded = Student.load(folder)
     shares = len(neighbours_kept(config.compress, publication))
     expected = len(grid(config.compress, loaded.shape)) * len(config.compress.table_bits) * shares
     seen: list[Point] = []

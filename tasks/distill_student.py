@@ -30,8 +30,8 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 8
-UNDISTILLED = "undistilled"  # the folder of trial 0, from which the next night's goes on
+VERSION = 9
+UNDISTILLED = "undistilled"  # the folder of the best undistilled student, from which the next night's goes on
 
 
 @task(name="distil", **TASK_OPTIONS)
@@ -78,9 +78,10 @@ def distill_student(night: Night, dataset: DatasetRef, labels: LabelsRef) -> Stu
         folder = at.store.open("distil", stored.digest)
         trials = json.loads((folder / "trials.json").read_text())
         best = next(trial for trial in trials if trial["best"])
+        undistilled = max(trial["validation_ndcg"] for trial in trials if trial["weight"] == 0)
         at.tell(
-            f"best of {len(trials)}: width {best['width']}, distillation weight {best['weight']:.2f}, "
-            f"validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {trials[0]['validation_ndcg']:.4f}; "
+            f"best of {len(trials)}: width {best['width']}, dropout {best['dropout']:g}, distillation weight "
+            f"{best['weight']:.2f}, validation NDCG@10 {best['validation_ndcg']:.4f}; undistilled {undistilled:.4f}; "
             f"the neighbours' share is {_weight(at, stored.digest):.1f}"
         )
         return StudentRef.of(
@@ -154,7 +155,13 @@ def _search(at: Step, opened: Dataset, labels: LabelsRef, warm: Parent | None, s
 def _record(at: Step, trial: Trial) -> None:
     """One child run a trial, with its parameters and its curve."""
     run_id = at.tracking.start_child(at.night.run_id, f"trial {trial.number}", {"recsys.state": trial.state})
-    recipe = {"width": trial.width, "distillation_weight": trial.weight, "k": trial.k, "temperature": trial.temperature}
+    recipe = {
+        "width": trial.width,
+        "dropout": trial.dropout,
+        "distillation_weight": trial.weight,
+        "k": trial.k,
+        "temperature": trial.temperature,
+    }
     at.tracking.log_params(run_id, {name: str(value) for name, value in recipe.items()})
     for epoch in trial.epochs:
         metrics = {"loss": epoch.loss, "validation_ndcg_at_10": epoch.validation_ndcg}

@@ -132,6 +132,7 @@ def _trials(at: Step, artifact: ArtifactRef) -> Iterator[TrialRow]:
             best=trial["best"],
             curve=tuple(CurvePoint(e["number"], e["loss"], e["validation_ndcg"]) for e in trial["epochs"]),
             temperature=trial.get("temperature", 1.0),  # trials of before there was a choice
+            dropout=trial.get("dropout"),
         )
 
 

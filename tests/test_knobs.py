@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import PRESETS, NightConfig, Section
+from recsys.config import NightConfig, Section
+from recsys.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 SECTIONS: dict[str, type[Section]] = {name: field.annotation for name, field in NightConfig.model_fields.items()}

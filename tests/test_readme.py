@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli.app import app
-from recsys.config import PRESETS, NightConfig
+from recsys.config import NightConfig
+from recsys.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 SECURITY = (ROOT / "docs/security.md").read_text()

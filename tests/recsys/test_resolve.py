@@ -2,8 +2,8 @@
 
 import pytest
 
-from recsys.config import QUICK, STANDARD
 from recsys.errors import ConfigError
+from recsys.presets import QUICK, STANDARD
 from recsys.resolve import resolve
 
 

@@ -29,7 +29,7 @@ from recsys.trial import Lessons, Parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ITEMS, USERS, EVENTS, LENGTH = 24, 60, 14, 8
-CONFIG = SearchConfig(trials=4, widths=(16, 8), epochs=3, learning_rate=1e-2, dropout=0.1, seed=3)
+CONFIG = SearchConfig(trials=4, widths=(16, 8), epochs=3, learning_rate=1e-2, dropouts=(0.1,), seed=3)
 
 
 def shop() -> tuple[Histories, Cases]:
@@ -86,7 +86,16 @@ def states(place: SearchPlace) -> list[TrialState]:
 def told(found: Search) -> list[tuple]:
     """Everything of the trials that is no measured time."""
     return [
-        (t.number, t.width, t.weight, t.k, t.state, t.validation_ndcg, [(e.loss, e.validation_ndcg) for e in t.epochs])
+        (
+            t.number,
+            t.width,
+            t.dropout,
+            t.weight,
+            t.k,
+            t.state,
+            t.validation_ndcg,
+            [(e.loss, e.validation_ndcg) for e in t.epochs],
+        )
         for t in found.trials
     ]
 
@@ -115,7 +124,7 @@ def test_the_best_is_the_best_complete_trial_and_its_student_has_that_score(undi
     assert found.best.validation_ndcg == max(epoch.validation_ndcg for epoch in found.best.epochs)
     assert ranking_validator(found.student, lessons.validation)() == found.best.validation_ndcg
     assert found.student.shape.width == found.best.width
-    assert found.student.dropout.dropped == round(256 * CONFIG.dropout)
+    assert found.student.dropout.share == found.best.dropout == 0.1
 
 
 def test_a_finished_search_is_read_back_and_nothing_is_trained(undisturbed, lessons, tmp_path):
@@ -205,6 +214,31 @@ def test_half_a_line_at_the_end_of_the_journal_is_cut(lessons, tmp_path):
     assert [trial.weight for trial in found.trials] == [0.0, 0.9]
 
 
+def test_each_dropout_is_tried_with_distilling_and_without_before_any_is_proposed(lessons, tmp_path):
+    config = CONFIG.model_copy(update={"trials": 8, "dropouts": (0.5, 0.0), "epochs": 2})
+    found = search(lessons, config, place_in(tmp_path))
+    pairs = [(trial.width, trial.dropout, trial.weight, trial.k) for trial in found.trials[:4]]
+    assert pairs == [(16, 0.5, 0.0, 0), (16, 0.5, 0.9, 20), (16, 0.0, 0.0, 0), (16, 0.0, 0.9, 20)]
+    assert all(trial.weight >= 0.7 and trial.dropout in (0.5, 0.0) for trial in found.trials[4:])
+    assert {trial.dropout for trial in found.trials[4:]} == {0.5, 0.0}, "it is a dimension of what is proposed"
+    alone = [trial for trial in found.trials if trial.weight == 0]
+    assert [trial.state for trial in alone] == ["complete", "complete"]
+    assert found.undistilled == max(alone, key=lambda trial: trial.validation_ndcg)
+    assert ranking_validator(found.control, lessons.validation)() == found.undistilled.validation_ndcg
+    assert found.control.dropout.share == found.undistilled.dropout
+    assert len({trial.epochs[-1].loss for trial in alone}) == 2
+
+
+def test_of_several_undistilled_students_the_best_is_the_control(lessons, tmp_path, monkeypatch):
+    levels = iter([0.2, 0.5, 0.4, 0.3])
+    monkeypatch.setattr(
+        "recsys.trial.ranking_validator", lambda student, cases, it=levels: (lambda v: lambda: v)(next(it))
+    )
+    config = CONFIG.model_copy(update={"dropouts": (0.1, 0.3)})
+    found = search(lessons, config, place_in(tmp_path))
+    assert (found.best.number, found.undistilled.number, found.control.dropout.share) == (1, 2, 0.3)
+
+
 def test_a_hopeless_trial_is_pruned_counts_as_finished_and_can_never_be_best(lessons, tmp_path, monkeypatch):
     asked = []
 
@@ -253,7 +287,7 @@ def test_when_all_trials_fail_every_reason_is_told(lessons, tmp_path):
         search(lessons, endless, place_in(tmp_path))
     text = str(raised.value)
     assert "4 trials failed and only 0 of 4 finished" in text
-    assert text.count("width 16, weight 0.00, k 0: the ") == text.count("width 16, weight 0.90, k 20: the ") == 2
+    assert text.count("width 16, dropout 0.1, weight 0.00, k 0: ") == 2
     assert "Lower search.learning_rate" in text
 
 
@@ -273,21 +307,23 @@ def test_a_warm_start_goes_on_from_the_grown_parents_with_fewer_and_smaller_step
     lessons, tmp_path, monkeypatch, control_width
 ):
     parent, control = (
-        width and Student.untrained(DecoderShape.of(ITEMS, width, 1, LENGTH), 0.0, seed=seed)
-        for width, seed in ((8, 9), (control_width, 10))
+        width and Student.untrained(DecoderShape.of(ITEMS, width, 1, LENGTH), dropout, seed=seed)
+        for width, dropout, seed in ((8, 0.25, 9), (control_width, 0.5, 10))
     )
     wider = Lessons(lessons.histories, ITEMS + 2, LENGTH, lessons.labels, lessons.validation)
-    starts, schedules = [], []
+    starts, schedules, dropouts = [], [], []
 
     def watched(student, histories, length, schedule, *rest, **named):
         starts.append(student.table.weight.detach().clone())
         schedules.append(schedule)
+        dropouts.append(student.dropout.share)
         return fit(student, histories, length, schedule, *rest, **named)
 
     monkeypatch.setattr("recsys.trial.fit", watched)
     config = CONFIG.model_copy(update={"trials": 2, "epochs": 11})
     found = search(wider, config, place_in(tmp_path), warm=Parent(parent, control))
     assert [trial.width for trial in found.trials] == [8, 8]
+    assert [trial.dropout for trial in found.trials] == dropouts == [0.5 if control_width == 8 else 0.25, 0.25]
     assert schedules[1].epochs * schedules[1].share == pytest.approx(11 / 4)
     assert schedules[1].learning_rate == pytest.approx(0.3 * config.learning_rate)
     assert torch.equal(starts[1], grow(parent, ITEMS + 2).table.weight)

@@ -8,7 +8,7 @@ from recsys.search import Trial
 
 
 def trial(number: int, width: int, weight: float, k: int, ndcg: float, state: str = "complete") -> Trial:
-    return Trial(number, width, weight, k, state, ndcg, 1.0, ())
+    return Trial(number, width, weight, k, 0.2, state, ndcg, 1.0, ())
 
 
 def trials(count: int) -> list[Trial]:

@@ -1,10 +1,12 @@
 """The student: read back as it was written, grown without touching what it knew."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from recsys.decoder import DecoderShape
+from recsys.decoder import DecoderShape, Dropout
 from recsys.errors import StoreError
 from recsys.sequence_model import Scorer
 from recsys.student import CARD, WEIGHTS, Student, grow
@@ -33,13 +35,24 @@ def test_initial_weights_follow_from_the_seed_alone_and_leave_the_generator(stud
 
 def test_it_is_read_back_as_it_was_written(tmp_path, student):
     student.save(tmp_path / "a")
-    loaded = Student.load(tmp_path / "a", dropout=0.3)
-    assert (loaded.shape, loaded.dropout.dropped, loaded.training) == (student.shape, round(0.3 * 256), False)
+    loaded = Student.load(tmp_path / "a")
+    assert (loaded.shape, loaded.dropout.share, loaded.training) == (student.shape, 0.2, False)
     np.testing.assert_array_equal(scores(loaded), scores(student))
     loaded.save(tmp_path / "b")
     for name in (WEIGHTS, CARD):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [CARD, WEIGHTS]
+
+
+def test_who_trains_it_further_goes_on_with_its_dropout(tmp_path, student):
+    other = Student.untrained(student.shape, 0.05, seed=1)
+    other.save(tmp_path)
+    shares = {module.share for module in grow(Student.load(tmp_path), 317).modules() if isinstance(module, Dropout)}
+    assert shares == {0.05}
+    card = json.loads((tmp_path / CARD).read_text())
+    del card["dropout"]
+    (tmp_path / CARD).write_text(json.dumps(card))
+    assert Student.load(tmp_path).dropout.share == 0.2, "of before it was kept: all had the default"
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])
