@@ -38,6 +38,8 @@ _MARKS: dict[Role, tuple[str, str]] = {
     "champion": (GREEN, "^"),
     "baseline": (QUIET, "x"),
 }
+_BELOW: tuple[Role, ...] = ("student", "champion")
+"""Labelled below their marks."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,11 @@ def _quality_against(name: str, story: Story, cost: _Cost) -> Picture | None:
     for model in story.models:
         if model.role == "baseline" and present(level := _ndcg(model).value):
             _draw_level(axes, plain(model.name, 30), level)
+    below = sorted((x, model.role) for model, x, _ in placed if model.role in _BELOW)
+    # Two labels below part from each other: the left one ends at its mark, the right one begins there.
+    sides = dict(zip((role for _, role in below), ("right", "left") if len(below) == 2 else ("center",), strict=False))
     for model, x, _ in placed:
-        _draw_model(figure, axes, model, x)
+        _draw_model(figure, axes, model, x, sides.get(model.role, "center"))
     _cost_axis(axes, [x for _, x, _ in placed], cost)
     axes.set_ylim(0, 1.16 * max(_ndcg(model).high or _ndcg(model).value or 0 for model in story.models) or 1)
     seen = "; ".join(f"{plain(m.name, 30)} {y:.4f} at {cost.unit(x)}" for m, x, y in placed)
@@ -158,10 +163,10 @@ def _drawn(estimate: Estimate) -> tuple[float, float, float]:
     return value, low, high
 
 
-def _draw_model(figure: Figure, axes: Axes, model: ModelRow, x: float) -> None:
+def _draw_model(figure: Figure, axes: Axes, model: ModelRow, x: float, align: str) -> None:
     """A mark with its bounds; the label above, or below for those that stand close to another."""
     color, shape = _MARKS[model.role]
-    quality, below = _ndcg(model), model.role in ("student", "champion")
+    quality, below = _ndcg(model), model.role in _BELOW
     shift = offset_copy(axes.transData, figure, x=7 if model.role == "champion" else 0, units="points")
     value, low, high = _drawn(quality)
     axes.plot([x, x], [low, high], color=color, linewidth=1.8, transform=shift)
@@ -171,7 +176,7 @@ def _draw_model(figure: Figure, axes: Axes, model: ModelRow, x: float) -> None:
         (x, low if below else high),
         (7 if model.role == "champion" else 0, -6 if below else 6),
         textcoords="offset points",
-        ha="center",
+        ha=align,
         va="top" if below else "bottom",
         fontweight="bold" if model.role == "artifact" else "normal",
     )
@@ -246,7 +251,7 @@ def _trial_label(trial: TrialRow) -> str:
 
 def _trial_bar(trial: TrialRow) -> str:
     dropout = "" if trial.dropout is None else f", dropout {trial.dropout:g}"
-    return f"{trial.number}: width {trial.width}{dropout}, {_trial_label(trial)}"
+    return f"{trial.number}: width {trial.width}{dropout}, {_trial_label(trial).replace(' student', '')}"
 
 
 def _draw_trial(axes: Axes, y: int, trial: TrialRow) -> None:

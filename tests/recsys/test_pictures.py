@@ -108,19 +108,38 @@ def test_numbers_that_are_not_finite_are_not_drawn():
 
 def test_the_best_and_the_undistilled_trial_are_named():
     shown = texts(pictures.trials(STORY))
-    assert "1: width 64, best student" in shown
-    assert "0: width 64, undistilled student" in shown
+    assert "1: width 64, best" in shown
+    assert "0: width 64, undistilled" in shown
     assert "0.0900" in shown
     assert "0.0800" in shown
     legend = texts(pictures.learning_curves(STORY))
     assert {"teacher", "best student", "undistilled student"} <= set(legend)
 
 
+def test_of_several_undistilled_trials_each_is_marked_and_the_best_has_its_curve():
+    first, second, _ = STORY.trials
+    other = replace(first, number=2, dropout=0.05, validation_ndcg=0.085)
+    story = replace(STORY, trials=(replace(first, dropout=0.2), replace(second, dropout=0.2), other))
+    shown = texts(pictures.trials(story))
+    assert {"0: width 64, dropout 0.2, undistilled", "2: width 64, dropout 0.05, undistilled"} <= set(shown)
+    assert story.undistilled is other
+    assert texts(pictures.learning_curves(story)).count("undistilled student") == 1
+
+
+@pytest.mark.parametrize(("champion", "anchors"), [(1_700_000, ("end", "start")), (1_500_000, ("start", "end"))])
+def test_labels_of_marks_that_stand_together_part(champion, anchors):
+    near = replace(STORY, models=(*STORY.models, model("champion", "champion", 0.088, champion)))
+    svg = ET.fromstring(pictures.quality_against_size(near).svg)
+    styles = {"".join(e.itertext()): e.get("style", "") for e in svg.iter("{http://www.w3.org/2000/svg}text")}
+    found = [re.search(r"text-anchor: (\w+)", styles[name]) for name in ("student", "champion")]
+    assert tuple(match.group(1) if match else "start" for match in found) == anchors
+
+
 def test_of_many_trials_the_best_are_drawn_and_the_undistilled_one():
     many = tuple(TrialRow(i, 32, 0.9 if i else 0.0, 20, "complete", 0.01 + i / 1000, 1.0, i == 99) for i in range(100))
     shown = [text for text in texts(pictures.trials(replace(STORY, trials=many))) if "width" in text]
     assert len(shown) == pictures.MOST_TRIALS + 1
-    assert "0: width 32, undistilled student" in shown
+    assert "0: width 32, undistilled" in shown
     assert any(text.startswith("88:") for text in shown)
     assert not any(text.startswith("87:") for text in shown)
 
