@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from recsys.errors import DataError
 from recsys.histories import Catalog
 from recsys.items import ITEMS
+from recsys.reused_ids import reused_ids
 
 CATALOG = pa.schema([pa.field("code", pa.int32(), nullable=False), *ITEMS])
 """One row an item; row c - 1 has code c."""
@@ -36,7 +37,19 @@ def appended(event_items: pa.Array, items: Path | None, before: Path | None) -> 
     notes = []
     if items is not None and in_file.null_count:
         notes.append(f"{in_file.null_count:,} items of earlier nights or of events are not in the items file")
+    if told := _reused(old, texts):
+        notes.append(told)
     return pa.table(columns, schema=CATALOG), tuple(notes)
+
+
+def _reused(old: pa.Table, texts: pa.Table) -> str | None:
+    """What is to be said of items whose title in the file is another than in the catalog before."""
+    place = pc.index_in(old["item_id"].combine_chunks(), texts["item_id"].combine_chunks())
+    both = pa.table(
+        [old["item_id"], old["title"], texts["title"].combine_chunks().take(place)], ["item", "before", "now"]
+    ).drop_null()
+    renamed = both.filter(pc.not_equal(both["before"], both["now"]))
+    return reused_ids(list(zip(*(column.to_pylist() for column in renamed.columns), strict=True)), len(both))
 
 
 def read_catalog(path: Path | None) -> pa.Table:

@@ -26,7 +26,8 @@ from recsys.errors import ConfigError, DataError, LeakageError
 from recsys.event_union import Engine, EventUnion, Losses, UnionFile, open_union
 from recsys.histories import Cases, Catalog, Histories
 from recsys.quiet_day import DAYS, quiet_day
-from recsys.split import Cuts, window_before
+from recsys.rating_scale import rating_scale
+from recsys.split import DAY, Cuts, window_before
 from recsys.spread import HERE, in_order
 
 SHARD = pa.schema(
@@ -116,7 +117,7 @@ def build(
         _require_several(users, len(event_items))
         catalog, notes = appended(event_items, items, catalog_before)
         union.code_items(catalog["item_id"].combine_chunks())
-        quiet = quiet_day(union.events_a_day(as_of, DAYS))
+        newest = _newest_day(union, as_of, plan.events)
         cuts, cut_notes = _cuts(union, as_of, plan.data)
         parts = _write_shards(union.closed(plan.a_shard or engine), cuts, out, plan.shards, executor)
     _write(catalog, out / "catalog.parquet")
@@ -129,7 +130,7 @@ def build(
         validation_start=cuts.validation.start if cuts.validation else None,
         test_users=sum(part.test_users for part in parts),
         validation_users=sum(part.validation_users for part in parts),
-        notes=(*notes, *([quiet] if quiet else []), *cut_notes),
+        notes=(*notes, *newest, *cut_notes),
     )
     _require_use(result, sum(part.training_positions for part in parts), plan.data)
     document = {"build": result.as_json(), "repeats": plan.data.repeats}
@@ -137,6 +138,15 @@ def build(
     draft.write_text(json.dumps(document, sort_keys=True, indent=1, allow_nan=False))
     draft.rename(out / "build.json")
     return result
+
+
+def _newest_day(union: EventUnion, as_of: int, events: EventsConfig) -> list[str]:
+    """What is to be said of the newest day, held against the days before."""
+    told = [quiet_day(union.events_a_day(as_of, DAYS))]
+    if events.min_rating is not None:
+        newest, earlier = union.ratings(as_of - DAY, as_of), union.ratings(as_of - DAYS * DAY, as_of - DAY)
+        told.append(rating_scale(newest, earlier, events.min_rating))
+    return [sentence for sentence in told if sentence]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from recsys.config import EventsConfig
 from recsys.errors import DataError, HomeError
+from recsys.rating_scale import Ratings
 from recsys.split import DAY
 
 if TYPE_CHECKING:
@@ -193,6 +194,12 @@ class EventUnion(NumberedUnion):
         counted = f"SELECT {days} AS day, count(*) FROM accepted WHERE timestamp < {until:d} GROUP BY day"
         counts = dict(self._sql.execute(counted).fetchall())
         return [int(counts.get(day, 0)) for day in range(min(most, max(counts)))]
+
+    def ratings(self, since: int, until: int) -> Ratings:
+        """Of the accepted events from `since` on and before `until`."""
+        among = f"FROM accepted WHERE rating IS NOT NULL AND timestamp >= {since:d} AND timestamp < {until:d}"
+        count, smallest, largest = self._sql.execute(f"SELECT count(*), min(rating), max(rating) {among}").fetchall()[0]
+        return Ratings(int(count), float(smallest or 0), float(largest or 0))
 
     def number_users(self) -> int:
         """Numbers the users from 0 in the order of their first kept event, and says how many they are."""

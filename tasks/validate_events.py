@@ -116,6 +116,12 @@ def _read(at: Step, file: Path, known: pa.Array | None, not_after: int, gone: fr
         forgotten=gone,
     )
     validation = validate_file(file, out, source, at.night.config.events)
+    if validation.lines == 0:
+        raise DataError(
+            "the file has no rows",
+            where=file.name,
+            mend="Deliver it whole or, if nothing happened on that day, take it out of the folder.",
+        )
     found = expectations.check(out / "accepted.parquet", oldest=validation.oldest, newest=validation.newest)
     found.save(out / "expectations.json")
     found.require(file)

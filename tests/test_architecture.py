@@ -50,7 +50,7 @@ def test_functions_are_short():
 
 
 def test_the_whole_can_be_held_in_one_head():
-    assert sum(_lines_of_code(p.read_text()) for p in SOURCES) <= 28_500
+    assert sum(_lines_of_code(p.read_text()) for p in SOURCES) <= 29_000
 
 
 def _lines_of_code(text: str) -> int:

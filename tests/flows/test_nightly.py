@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -316,6 +317,22 @@ def test_a_shop_of_one_user_is_told_before_anything_is_trained(place, orchestrat
     assert "user" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((place / "mistakes" / "store" / "objects").glob("teach/*"))
+
+
+def test_an_empty_day_is_said_and_the_champion_stays(next_night, data, place, orchestrator):
+    """The shop's export had no rows: mostly it has failed, so that nobody should believe a night without it."""
+    asked = "SELECT alias, version FROM registered_model_aliases"
+    standing, last = rows(next_night / "mlflow" / "mlflow.db", asked), head(next_night)
+    shutil.copytree(data / "days", place / "with-an-empty-day")
+    nothing = pq.read_table(data / "last-day.parquet").slice(0, 0)
+    pq.write_table(nothing, place / "with-an-empty-day" / "c.parquet")
+    words = ["--events", str(place / "with-an-empty-day"), "--items", str(data / "all" / "items.parquet")]
+    done = run(next_night, *words, env=orchestrator)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "the file has no rows (c.parquet). Deliver it whole or, if nothing happened on that day, take it out" in said
+    assert rows(next_night / "mlflow" / "mlflow.db", asked) == standing
+    assert head(next_night) == last
 
 
 def test_a_damaged_blob_is_set_aside_and_made_again(home, data, next_night, orchestrator):

@@ -173,6 +173,10 @@ def test_one_more_day_is_a_new_file(own_environment, home):
     reused = night(home)
     assert_true(planned, reused)
     assert reused["teach"], "the teacher is fresh and stays"
+    assert foretold(home)[0].what == "reuse"
+    pq.write_table(day.slice(1), home.shop / "days" / "b.parquet")
+    assert foretold(home)[0].why == "reading b.parquet: the file is new or has changed", "sent again with a row less"
+    pq.write_table(day, home.shop / "days" / "b.parquet")
 
 
 def test_the_plan_refuses_what_the_night_would_refuse(own_environment, home):

@@ -1,10 +1,14 @@
 """Batch scores: written whole, found again, compared with the ones before; and the flow that makes them."""
 
 import importlib.util
+import itertools
 import json
+import multiprocessing
 import os
+import signal
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,6 +31,7 @@ from tasks.adapters.vault import Vault
 from tasks.batch_scores import BatchScores, newest, publish
 from tasks.workshop import Workshop
 from tests import fork_server
+from tests.faults.tracer import Call, Then, possible, traced
 
 ITEMS, USERS = 40, 60
 
@@ -211,6 +216,41 @@ def test_who_follows_latest_always_finds_whole_scores(home):
     assert broken[:1] == []
     assert len(seen) > 1
     assert not list((workshop.settings.home / "scores").glob(".*")), "no drafts are left"
+
+
+@pytest.mark.skipif(not possible(), reason="this machine lets no program be traced")
+def test_a_scoring_that_is_killed_at_any_of_its_calls_leaves_whole_scores_and_is_gone_on_with(home):
+    workshop, datasets, _ = home
+    settings, left = workshop.settings, []
+    end_night(workshop, datasets[0])
+    before = publish(workshop, 8, silent).scores
+
+    def program() -> NoReturn:
+        publish(Workshop.anew(settings), 9, silent)
+        os._exit(0)
+
+    def watch(at: int) -> None:
+        calls = itertools.count(1)
+
+        def kill(call: Call) -> Then | None:
+            return Then.KILL_ALL if call.path.startswith("scores/") and next(calls) == at else None
+
+        os._exit(traced(program, settings.home, kill) == -signal.SIGKILL)
+
+    for at in itertools.count(1):
+        process = multiprocessing.get_context("fork").Process(target=watch, args=[at])
+        process.start()
+        process.join()
+        scores = newest(settings)
+        folder = settings.home / "scores" / "latest"
+        assert pq.read_metadata(folder / "recommendations.parquet").num_rows == scores.rows
+        left.append(scores.k)
+        if process.exitcode == 0:
+            break
+    assert left == sorted(left), "never back to what was before"
+    assert {left[0], left[-1]} == {before.k, 9}
+    assert len(left) > 3
+    assert publish(workshop, 9, silent).scores == newest(settings)
 
 
 def test_the_flow_scores_tells_and_records(home):
