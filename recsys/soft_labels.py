@@ -27,6 +27,7 @@ from recsys.hidden_loss import HiddenTargets
 from recsys.histories import Histories
 from recsys.label_rows import LabelWork, label_schema, labelled
 from recsys.neighbourhood import Opinion
+from recsys.paged import paged
 from recsys.sequence_model import SequenceModel
 from recsys.spread import HERE, Shared
 from recsys.teacher_scores import TeacherHead
@@ -191,7 +192,7 @@ class KeptStates:
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """The labels of a dataset's training positions, in memory: R rows, one for each thing that is seen."""
+    """The labels of a dataset's training positions, as far as memory goes: R rows, one for each thing that is seen."""
 
     labelling: Labelling
     items: np.ndarray  # (R, K) int32 codes, best first
@@ -212,11 +213,11 @@ class SoftLabels:
         sights, row = np.unique(positions.sight, return_inverse=True)
         rows = np.full(len(positions.histories.items), -1, np.int32)
         rows[positions.at] = row
-        items = np.zeros((len(sights), labelling.top_k), np.int32)
-        logp = np.zeros((len(sights), labelling.top_k), np.float16)
+        items = paged((len(sights), labelling.top_k), np.int32)
+        logp = paged((len(sights), labelling.top_k), np.float16)
         lse = np.full(len(sights), np.nan, np.float32)
         with_states = head is not None and labelling.states
-        state = np.zeros((len(sights), head.table.shape[1] if head is not None and with_states else 0), np.float16)
+        state = paged((len(sights), head.table.shape[1] if head is not None and with_states else 0), np.float16)
         columns = ["sight", "items", "logp", "lse", *(["state"] if with_states else [])]
         for folder in segments:
             for part in _parts(folder, labelling, columns):
