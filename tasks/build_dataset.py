@@ -17,7 +17,7 @@ from tasks.night import TASK_OPTIONS, Night, Source, Step, step
 from tasks.opening import open_build, open_item_ids
 from tasks.refs import AcceptedRef, DatasetRef, digest_of
 
-VERSION = 2
+VERSION = 1
 
 
 @task(name="build", **TASK_OPTIONS)
