@@ -43,7 +43,8 @@ def knobs(*settings: str) -> tuple[str, ...]:
 
 
 DENSE = knobs(
-    "data.history_length=200", "teacher.blocks=2", "teacher.dropout=0.3", "teacher.learning_rate=0.001"
+    "data.history_length=200", "teacher.blocks=2", "teacher.dropout=0.3", "teacher.learning_rate=0.001",
+    "search.dropouts=[0.05]",
 )  # fmt: skip
 """For ML-1M, with 165 events a user: 200 are read, as its literature does; two blocks, and less dropout than for a sparse shop."""
 

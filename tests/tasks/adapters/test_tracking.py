@@ -241,28 +241,32 @@ class Told(BaseException):
     """As what Prefect raises for SIGTERM, no Exception."""
 
 
-def test_a_night_told_to_stop_while_its_database_is_written_can_write_that_it_ended(tracking, settings):
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_night_told_to_stop_while_its_database_is_written_can_write_that_it_ended(tracking, settings, times):
     """A write of MLflow's that is interrupted can leave its transaction open, for which the next one waits until it is refused."""
-    night, written = tracking.start_night("stopped", {}, {}), []
+    night, written, heard = tracking.start_night("stopped", {}, {}), [], []
 
     @event.listens_for(Engine, "after_cursor_execute")
     def stop(_connection, _cursor, statement, *_):
         if statement.startswith("INSERT INTO tags") and not written:
             written.append(statement)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.2)  # that the main thread hears of it first
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.2)  # that the main thread hears of it first
 
     def tell(*_):
+        heard.append(time.monotonic())
         raise Told
 
     before = signal.signal(signal.SIGTERM, tell)
     try:
         with pytest.raises(Told):
             tracking.client.set_tag(night, "told", "to stop")
+        tracking.finish(night, "FAILED")
     finally:
         signal.signal(signal.SIGTERM, before)
         event.remove(Engine, "after_cursor_execute", stop)
-    tracking.finish(night, "FAILED")
+    assert len(heard) == times
     run = tracking.client.get_run(night)
     assert (run.info.status, run.data.tags["told"]) == ("FAILED", "to stop")
 
