@@ -20,7 +20,11 @@ from recsys.student import Student
 from recsys.training import HardLabels, Objective, Schedule, device, fit, ranking_validator
 
 RECOVERY_RATE = 0.25
-"""Of the peak learning rate of the student's own training."""
+"""Of the peak learning rate of the student's own training, for what was pruned."""
+
+ROUNDING_RATE = 0.05
+"""The same, for weights that learn to be rounded: they need to move by half a step at most, and what has learnt enough
+only loses by more (docs/compression.md)."""
 
 Given = TypeVar("Given")
 Recovered = Literal["", "soft", "hard", "rounded"]
@@ -74,7 +78,8 @@ class Retrainer:
         """
         recovery, student = self.recovery, order.student
         objective = HardLabels() if order.hard else recovery.objective
-        schedule = Schedule.of(self.epochs, RECOVERY_RATE * recovery.learning_rate, recovery.seed)
+        share = RECOVERY_RATE if order.bits == 32 else ROUNDING_RATE
+        schedule = Schedule.of(self.epochs, share * recovery.learning_rate, recovery.seed)
         copy = deepcopy(student).to(device())
         validate = ranking_validator(copy, recovery.validation)
         with rounding(copy, order.bits):
