@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from recsys.canvas import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SMALL, VERMILION, style
 
 Rows = Sequence[dict[str, Any]]
-_LOOKS = (("o", BLUE), ("s", VERMILION), ("^", GREEN), ("D", ORANGE), ("v", PURPLE), ("P", INK))
+_LOOKS = (("o", BLUE), ("s", VERMILION), ("^", GREEN), ("D", ORANGE), ("v", PURPLE), ("P", INK), ("X", QUIET))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def _panel(axes: Axes, rows: Rows, teacher: dict[str, Any] | None) -> None:
         axes.axhline(undistilled.mean, color=QUIET, label="no distillation")
     if teacher:
         axes.axhline(teacher["ndcg_at_10"], color=QUIET, linestyle="--", label="teacher")
-    axes.set_xticks(range(len(losses)), losses, fontsize=SMALL)
+    names = [loss.replace("_", "\n", 1).replace(" at ", "\nat ") for loss in losses]
+    axes.set_xticks(range(len(losses)), names, fontsize=SMALL)
 
 
 def as_markdown(rows: Rows) -> str:

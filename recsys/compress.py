@@ -182,6 +182,8 @@ def margin(lows: Iterable[float], max_loss: float) -> float:
 def too_rough(points: Sequence[Point], max_loss: float) -> list[int]:
     """For each number of bits below 32 in which no point is within the margin, the place of the best one in them.
 
+    The best is whose student is the best in the most bits that were tried: how well few bits turn out is luck by half,
+    and it will be rounded anew.
     Only of those smaller than the point that would be chosen now: training makes no file smaller. And only where the best
     one's mean is below the float student's: else the users are too few, not the bits, and training brings no more users.
     """
@@ -193,10 +195,19 @@ def too_rough(points: Sequence[Point], max_loss: float) -> list[int]:
         smaller = [place for place in rough if chosen is None or points[place].bytes < points[chosen].bytes]
         if not smaller or any(_is_within(points[place], allowed) for place in rough):
             continue
-        best = max(smaller, key=lambda place: (points[place].ndcg, -place))
+        best = max(smaller, key=lambda place: (_least_rounded(points, points[place]), points[place].ndcg, -place))
         if points[best].change.value < 0:
             places.append(best)
     return places
+
+
+def _least_rounded(points: Sequence[Point], point: Point) -> float:
+    """NDCG@10 of the point's student, with as many neighbours, in the most bits that it was tried in."""
+
+    def student(one: Point) -> tuple[object, ...]:
+        return one.keep_ffn, one.keep_heads, one.keep_blocks, one.recovery, one.keep_neighbours
+
+    return max((one.table_bits, one.ndcg) for one in points if student(one) == student(point))[1]
 
 
 def choice(points: Sequence[Point], max_loss: float) -> int | None:

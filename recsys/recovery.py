@@ -22,9 +22,9 @@ from recsys.training import HardLabels, Objective, Schedule, device, fit, rankin
 RECOVERY_RATE = 0.25
 """Of the peak learning rate of the student's own training, for what was pruned."""
 
-ROUNDING_RATE = 0.05
-"""The same, for weights that learn to be rounded: they need to move by half a step at most, and what has learnt enough
-only loses by more (docs/compression.md)."""
+ROUNDING_RATES = (RECOVERY_RATE, 0.05)
+"""The same, for weights that learn to be rounded: a student that rounding spoils has much to win back, one that has learnt
+enough needs to move its weights by half a step at most and loses by more (docs/compression.md). The better is kept."""
 
 Given = TypeVar("Given")
 Recovered = Literal["", "soft", "hard", "rounded"]
@@ -50,6 +50,7 @@ class Retraining:
     student: Student  # it starts from, and stays as it is
     hard: bool = False  # by what followed instead of the student's own objective
     bits: Bits = 32  # with weights rounded as in a file of so many bits, and left so
+    rate: float = RECOVERY_RATE
 
 
 Retrained = tuple[Student, float]
@@ -78,8 +79,7 @@ class Retrainer:
         """
         recovery, student = self.recovery, order.student
         objective = HardLabels() if order.hard else recovery.objective
-        share = RECOVERY_RATE if order.bits == 32 else ROUNDING_RATE
-        schedule = Schedule.of(self.epochs, share * recovery.learning_rate, recovery.seed)
+        schedule = Schedule.of(self.epochs, order.rate * recovery.learning_rate, recovery.seed)
         copy = deepcopy(student).to(device())
         validate = ranking_validator(copy, recovery.validation)
         with rounding(copy, order.bits):
@@ -138,9 +138,15 @@ class Recoverer:
             yield place, *self._better(given[place], "soft", first)
 
     def rounded(self, orders: Iterable[tuple[Student, Bits]]) -> Iterator[tuple[int, Student]]:
-        """Each one's place, and it trained on by its own objective with weights rounded as in a file, and left so."""
-        retrainings = (Retraining(student, bits=bits) for student, bits in orders)
-        return ((place, student) for place, (student, _) in self.crew(retrainings))
+        """Each one's place, and it trained on by its own objective with weights rounded as in a file, and left so.
+
+        At each rate; given is the best on validation.
+        """
+        several, best = len(ROUNDING_RATES), dict[int, Retrained]()
+        trainings = (Retraining(each, bits=bits, rate=rate) for each, bits in orders for rate in ROUNDING_RATES)
+        for place, made in sorted(self.crew(trainings), key=lambda one: one[0]):
+            best[place // several] = max(best.get(place // several, made), made, key=lambda one: one[1])
+        return ((place, student) for place, (student, _) in best.items())
 
     @property
     def _own(self) -> Recovered:

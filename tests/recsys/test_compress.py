@@ -584,6 +584,13 @@ def test_of_each_number_of_bits_that_is_too_rough_the_best_is_trained_again() ->
     assert too_rough([within, four(50, 0.29, -0.018)], 0.02) == [1]
 
 
+def test_trained_again_is_whose_student_is_the_best_and_not_whose_rounding_was_lucky() -> None:
+    as_it_is, again = point(100, 0.30, -0.005, recovery=""), point(100, 0.28, -0.04)
+    fours = [point(50, 0.270, -0.05, table_bits=4, recovery=""), point(50, 0.271, -0.05, table_bits=4)]
+    assert too_rough([as_it_is, again, *fours], 0.02) == [2]
+    assert too_rough(fours, 0.02) == [1], "with nothing to go by but the roundings"
+
+
 def test_a_student_with_a_head_less_is_served(tmp_path: Path) -> None:
     config = CompressConfig(keep_ffn=(0.5,), keep_heads=(0.5,), table_bits=(8,), recovery_epochs=0, max_loss=1)
     made = compress(trained(2, blocks=1, heads=2), publication(), recovery(), config, tmp_path)

@@ -11,7 +11,7 @@ from recsys.decoder import DecoderShape
 from recsys.graph import serving_graph
 from recsys.histories import Cases, Histories
 from recsys.quantize import RowTable, StraightThrough, clips, rounded, rounding
-from recsys.recovery import Recovery, Retrainer, Retraining
+from recsys.recovery import ROUNDING_RATES, Recoverer, Recovery, Retrainer, Retraining
 from recsys.student import Student, grow
 from recsys.training import Batch, HardLabels
 
@@ -134,3 +134,24 @@ def test_a_row_from_a_text_is_not_pushed_away_by_rounded_training() -> None:
     longer = grow(student(), ITEMS + 1, rows=torch.full((1, 16), 0.3))
     made = rounded_in_training(recovery(), 1, longer)
     assert torch.equal(made.table.weight[-1], longer.table.weight[-1])
+
+
+def test_of_the_rates_of_rounding_the_better_is_kept_for_each_student() -> None:
+    orders: list[Retraining] = []
+
+    def crew(given):
+        """Ends in another order than it was asked, and in the second student's case with equal results."""
+        orders.extend(given)
+        reached = {("a", ROUNDING_RATES[0]): 0.1, ("a", ROUNDING_RATES[1]): 0.2}
+        made = [((each.student, each.rate), reached.get((each.student, each.rate), 0.3)) for each in orders]
+        return reversed(list(enumerate(made)))
+
+    recoverer = Recoverer(None, None, crew)
+    assert list(recoverer.rounded(iter([("a", 4), ("b", 8)]))) == [
+        (0, ("a", ROUNDING_RATES[1])),
+        (1, ("b", ROUNDING_RATES[0])),
+    ]
+    assert [(each.student, each.bits, each.rate) for each in orders] == [
+        (student, bits, rate) for student, bits in (("a", 4), ("b", 8)) for rate in ROUNDING_RATES
+    ]
+    assert list(recoverer.rounded(iter([]))) == []
