@@ -154,4 +154,5 @@ def test_of_the_rates_of_rounding_the_better_is_kept_for_each_student() -> None:
     assert [(each.student, each.bits, each.rate) for each in orders] == [
         (student, bits, rate) for student, bits in (("a", 4), ("b", 8)) for rate in ROUNDING_RATES
     ]
+    orders.clear()
     assert list(recoverer.rounded(iter([]))) == []
