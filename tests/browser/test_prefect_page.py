@@ -13,7 +13,7 @@ from recsys.wording import literal
 
 pytestmark = pytest.mark.timeout(1800)
 TRIALS = 24  # so many that distilling takes more than two seconds, and so tells of its progress, on a fast machine too
-KNOB = "Finished trials, the undistilled one included"
+KNOB = "Finished trials, the undistilled ones included"
 
 
 @dataclass(frozen=True)
