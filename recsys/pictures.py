@@ -143,7 +143,7 @@ def _quality_against(name: str, story: Story, cost: _Cost) -> Picture | None:
             _draw_level(axes, plain(model.name, 30), level)
     below = sorted((x, model.role) for model, x, _ in placed if model.role in _BELOW)
     # Two labels below part from each other: the left one ends at its mark, the right one begins there.
-    sides = dict(zip((role for _, role in below), ("right", "left") if len(below) == 2 else ("center",), strict=False))
+    sides = {below[0][1]: "right", below[1][1]: "left"} if len(below) == 2 else {}
     for model, x, _ in placed:
         _draw_model(figure, axes, model, x, sides.get(model.role, "center"))
     _cost_axis(axes, [x for _, x, _ in placed], cost)

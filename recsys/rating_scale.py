@@ -5,9 +5,6 @@ Looked at only where a minimum is asked, for otherwise no rating is read.
 
 from dataclasses import dataclass
 
-DAYS = 8 * 7 + 1
-"""Looked back."""
-
 _ENOUGH, _ENOUGH_BEFORE = 30, 300
 _TIMES = 1.5
 

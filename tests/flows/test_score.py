@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -32,6 +31,7 @@ from tasks.batch_scores import BatchScores, newest, publish
 from tasks.workshop import Workshop
 from tests import fork_server
 from tests.faults.tracer import Call, Then, possible, traced
+from tests.tasks.adapters.test_killed import alone
 
 ITEMS, USERS = 40, 60
 
@@ -238,14 +238,12 @@ def test_a_scoring_that_is_killed_at_any_of_its_calls_leaves_whole_scores_and_is
         os._exit(traced(program, settings.home, kill) == -signal.SIGKILL)
 
     for at in itertools.count(1):
-        process = multiprocessing.get_context("fork").Process(target=watch, args=[at])
-        process.start()
-        process.join()
+        to_its_end = alone(watch, at) == 0
         scores = newest(settings)
         folder = settings.home / "scores" / "latest"
         assert pq.read_metadata(folder / "recommendations.parquet").num_rows == scores.rows
         left.append(scores.k)
-        if process.exitcode == 0:
+        if to_its_end:
             break
     assert left == sorted(left), "never back to what was before"
     assert {left[0], left[-1]} == {before.k, 9}

@@ -287,7 +287,8 @@ def test_when_all_trials_fail_every_reason_is_told(lessons, tmp_path):
         search(lessons, endless, place_in(tmp_path))
     text = str(raised.value)
     assert "4 trials failed and only 0 of 4 finished" in text
-    assert text.count("width 16, dropout 0.1, weight 0.00, k 0: ") == 2
+    assert text.count("width 16, dropout 0.1, weight 0.00, k 0: the ") == 2
+    assert text.count("width 16, dropout 0.1, weight 0.90, k 20: the ") == 2
     assert "Lower search.learning_rate" in text
 
 
