@@ -12,7 +12,7 @@
 
 Built rather than exported because a library export computes the last block for every position and ships the
 tied item table twice, and library quantizers leave that table alone or slow it down. Why scores are
-uint8 x uint8: docs/decisions/0005-integer-scoring.md. What is rounded to how many bits: docs/compression.md.
+uint8 x int8: docs/decisions/0005-integer-scoring.md. What is rounded to how many bits: docs/compression.md.
 """
 
 from typing import Any, Literal, cast
@@ -33,7 +33,8 @@ CHUNK = 256
 CHUNKED_FROM = 20_000
 """Up to so many items one TopK is as fast as two stages."""
 
-ZERO_POINT = 128  # of a state
+STATE_LEVELS = {4: 127, 8: 63}
+"""Of a state on either side of zero, by the bits of the table: why not 127 for both, see `_Whole`."""
 TINY = np.float32(1e-30)
 
 
@@ -46,12 +47,13 @@ def serving_graph(decoder: Decoder, bits: Bits, opinion: Opinion | None = None) 
     table = _Float(graph, decoder) if bits == 32 else _Whole(graph, decoder, bits)
     state = _last_state(graph, rounded(decoder, bits), table.vectors("history"), bits)
     if opinion is None:
-        scores = table.scores(graph.op("Identity", state, name="state"))
+        scores, unit = table.products(graph.op("Identity", state, name="state"))
     else:
         state = graph.op("Mul", state, graph.number(np.float32(1 - opinion.weight)), name="state")
-        scores = with_neighbours(graph, opinion, table.scores(state))
-    _all_scores(graph, decoder.shape.items, scores)
-    _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores)
+        scores, unit = table.products(state)
+        scores = with_neighbours(graph, opinion, scores, unit)
+    _all_scores(graph, decoder.shape.items, scores, unit)
+    _best(graph, decoder.shape.items, _table_rows(decoder.shape.items), scores, unit)
     return graph.serialized()
 
 
@@ -96,40 +98,39 @@ class _Float:
         """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""
         return self.graph.op("Mul", self.graph.op("Gather", self.table, codes), self.root)
 
-    def scores(self, state: str) -> str:
-        """(B, D) -> (B, rows)."""
-        return self.graph.op("Gemm", state, self.table, transB=1)
+    def products(self, state: str) -> tuple[str, str | None]:
+        """(B, D) -> scores (B, rows), which have no unit of their own."""
+        return self.graph.op("Gemm", state, self.table, transB=1), None
 
 
 class _Whole:
-    """The item table as whole numbers, one initializer for input and output: a `RowTable` moved up by its zero point.
+    """The item table as whole numbers, one initializer for input and output.
 
-    Scores are whole-number products of uint8 states and uint8 rows. Why not the usual uint8 x int8: on a CPU without
-    VNNI, onnxruntime multiplies those pairwise into 16 bits that saturate (255 * 127 * 2 > 32,767), and scores come
-    out wrong by up to 99 % of their range. uint8 x uint8 is widened first and exact everywhere, for a tenth more time.
-    A state has its own scale, so a user's scores do not depend on the batch. Four bits are two to a byte in the file;
-    onnxruntime unpacks a constant once, when it loads it, so that they cost no time a request.
+    Scores are whole-number products of uint8 states and int8 rows. Beside rows of eight bits a state has seven: on a
+    CPU without VNNI, onnxruntime adds two such products in 16 bits that saturate, and 2 * 127 * 127 still fits where
+    2 * 255 * 127 does not (scores were wrong by up to 99 % of their range). A state has its own scale, so a user's
+    scores do not depend on the batch. Four bits are two to a byte in the file; onnxruntime unpacks a constant once,
+    when it loads it, so that they cost no time a request.
     """
 
     def __init__(self, graph: GraphBuilder, decoder: Decoder, bits: Literal[4, 8]) -> None:
         table = RowTable.of(_array(decoder.item_table()), bits)
-        self.graph, self.width = graph, decoder.shape.width
-        zero = LEVELS[bits] + 1
-        moved = (table.rows.astype(np.int16) + zero).astype(np.uint8)
-        filled = _filled(moved, decoder.shape.items, zero)
-        self.rows = graph.weight("table", filled) if bits == 8 else self._unpacked(filled)
+        self.graph, self.width, self.state_levels = graph, decoder.shape.width, STATE_LEVELS[bits]
+        zero = 0 if bits == 8 else LEVELS[bits] + 1  # of a row: what is packed is not negative
+        rows = _filled(table.rows + np.int8(zero), decoder.shape.items, zero)
+        self.rows = graph.weight("table", rows) if bits == 8 else self._unpacked(rows.astype(np.uint8))
         self.scales = graph.weight("table_scales", _filled(table.scales, decoder.shape.items, 1))
-        self.zero_point, self.zero = graph.number(zero, np.uint8), graph.number(zero)
-        self.state_zero_point = graph.number(ZERO_POINT, np.uint8)
+        self.zero_point, self.zero = graph.number(zero, np.int8), graph.number(zero)
 
     def _unpacked(self, rows: np.ndarray) -> str:
-        """(rows, D) uint8 from a constant of half its size."""
+        """(rows, D) int8 from a constant of half its size."""
         op, ints, number = self.graph.op, self.graph.ints, self.graph.number
         both = self.graph.weight("table", packed(rows))
         even = op("BitwiseAnd", both, number(15, np.uint8))
         odd = op("BitShift", both, number(4, np.uint8), direction="RIGHT")
         pairs = op("Concat", op("Unsqueeze", even, ints(-1)), op("Unsqueeze", odd, ints(-1)), axis=-1)
-        return op("Slice", op("Reshape", pairs, ints(len(rows), -1)), ints(0), ints(self.width), ints(1))
+        whole = op("Slice", op("Reshape", pairs, ints(len(rows), -1)), ints(0), ints(self.width), ints(1))
+        return op("Cast", whole, to=TensorProto.INT8)
 
     def vectors(self, codes: str) -> str:
         """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""
@@ -139,17 +140,18 @@ class _Whole:
         scales = op("Mul", op("Gather", self.scales, codes), number(np.sqrt(np.float32(self.width))))
         return op("Mul", signed, op("Unsqueeze", scales, self.graph.ints(-1)))
 
-    def scores(self, state: str) -> str:
-        """(B, D) -> (B, rows)."""
+    def products(self, state: str) -> tuple[str, str | None]:
+        """(B, D) -> scores (B, rows) in units (B, 1) of each user: the order is the same, and a pass is saved."""
         op, number = self.graph.op, self.graph.number
         largest = op("ReduceMax", op("Abs", state), self.graph.ints(-1))
-        scale = op("Max", op("Div", largest, number(LEVELS[8])), number(TINY))
-        rounded = op("Add", op("Round", op("Div", state, scale)), number(ZERO_POINT))
+        unit = op("Max", op("Div", largest, number(self.state_levels)), number(TINY))
+        zero_point = self.state_levels + 1
+        rounded = op("Add", op("Round", op("Div", state, unit)), number(zero_point))
         whole = op("Cast", rounded, to=TensorProto.UINT8)
         # onnxruntime transposes a constant once, when it loads the file: what is stored suits Gather.
         columns = op("Transpose", self.rows, perm=[1, 0])
-        product = op("MatMulInteger", whole, columns, self.state_zero_point, self.zero_point)
-        return op("Mul", op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), scale)
+        product = op("MatMulInteger", whole, columns, number(zero_point, np.uint8), self.zero_point)
+        return op("Mul", op("Cast", product, to=TensorProto.FLOAT), self.scales), unit
 
 
 def _last_state(graph: GraphBuilder, decoder: Decoder, vectors: str, bits: Bits) -> str:
@@ -248,14 +250,19 @@ class _BlockGraph:
         return self.graph.op("Add", self.graph.op("MatMul", x, matrix), offset)
 
 
-def _all_scores(graph: GraphBuilder, items: int, scores: str) -> None:
+def _all_scores(graph: GraphBuilder, items: int, scores: str, unit: str | None) -> None:
     """Every item's score, when k is 0; else the slice is empty and costs nothing."""
     op, ints = graph.op, graph.ints
     end = op("Where", op("Equal", "k", ints(0)), ints(items + 1), ints(1))
-    op("Slice", scores, ints(1), end, ints(1), name="all_scores")
+    _in_floats(graph, op("Slice", scores, ints(1), end, ints(1)), unit, "all_scores")
 
 
-def _best(graph: GraphBuilder, items: int, rows: int, scores: str) -> None:
+def _in_floats(graph: GraphBuilder, scores: str, unit: str | None, name: str) -> str:
+    """Scores (B, ...) out of a user's own units."""
+    return graph.op("Mul", scores, unit, name=name) if unit else graph.op("Identity", scores, name=name)
+
+
+def _best(graph: GraphBuilder, items: int, rows: int, scores: str, unit: str | None) -> None:
     """The k best columns that are neither excluded nor filling; of equal scores the lower code."""
     op, ints = graph.op, graph.ints
     never = graph.weight("never", np.array([[0, *range(items + 1, rows)]], np.int64))
@@ -266,9 +273,10 @@ def _best(graph: GraphBuilder, items: int, rows: int, scores: str) -> None:
     left = op("ScatterElements", scores, barred, nothing, axis=1)
     k = op("Min", "k", ints(items))
     if rows == items + 1:
-        best, codes = graph.ops("TopK", left, k, names=["scores", "best_codes"])
+        best, codes = graph.ops("TopK", left, k, names=["best_scores", "best_codes"])
     else:
         best, codes = _chunked_top_k(graph, left, k, rows // CHUNK)
+    _in_floats(graph, best, unit, "scores")
     op("Where", op("IsInf", best), graph.number(0, np.int64), codes, name="codes")
 
 
@@ -287,6 +295,6 @@ def _chunked_top_k(graph: GraphBuilder, scores: str, k: str, chunks: int) -> tup
     in_order, _ = graph.ops("TopK", chosen, few, names=["chunks_in_order", "chunk_ranks"], largest=0)
     picked = op("GatherND", chunked, op("Unsqueeze", in_order, ints(2)), batch_dims=1)
     flat = op("Reshape", picked, op("Concat", ints(0), op("Mul", few, ints(CHUNK)), axis=0))
-    best, at = graph.ops("TopK", flat, k, names=["scores", "best_places"])
+    best, at = graph.ops("TopK", flat, k, names=["best_scores", "best_places"])
     chunk = op("GatherElements", in_order, op("Div", at, ints(CHUNK)), axis=1)
     return best, op("Add", op("Mul", chunk, ints(CHUNK)), op("Mod", at, ints(CHUNK)))

@@ -10,8 +10,10 @@ VECTOR = 16
 """Floats in the widest vector register of a CPU."""
 
 
-def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
+def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str, unit: str | None) -> str:
     """(B, rows) (1 - w) z -> (B, rows) (1 - w) z + w log(1 + s / FLOOR), s the similarity the newest items lend.
+
+    Where scores are in units (B, 1) of each user, what is added is, too.
 
     Only the columns of neighbours are touched, at most `newest` x K of them, and in the scores themselves, which
     onnxruntime writes in place where nobody reads them later: a large catalog costs neither a copy of its scores nor a
@@ -33,7 +35,8 @@ def with_neighbours(graph: GraphBuilder, opinion: Opinion, scores: str) -> str:
     # One column may stand several times among them: each time with the same sum, so that the last one written is right.
     said = op("GatherElements", heard, columns, axis=1)
     evidence = _log(graph, op("Add", op("Div", said, graph.number(FLOOR)), graph.number(1.0)), lists.items.shape[1])
-    added = op("Mul", evidence, graph.number(np.float32(opinion.weight)))
+    weight = graph.number(np.float32(opinion.weight))
+    added = op("Mul", evidence, op("Div", weight, unit) if unit else weight)
     return op("ScatterElements", heard, columns, op("Add", own, added), axis=1)
 
 

@@ -70,7 +70,7 @@ def test_it_scores_as_the_decoder_does(shape: DecoderShape, bits: int) -> None:
     feeds = requests(shape.items, [1, 2, LENGTH, 5], k=0)
     expected = torch_scores(model, feeds, bits)
     found = session(serving_graph(model, bits)).run(["all_scores"], feeds)[0]
-    bound = {4: 1e-2, 8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    bound = {4: 1e-2, 8: 2e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
     assert found.shape == (4, shape.items)
     assert np.all(np.abs(found - expected) <= bound)
 
@@ -84,7 +84,7 @@ def test_every_length_works(length: int) -> None:
 
 
 def test_integer_scores_are_exact_where_pairwise_int16_saturates() -> None:
-    # Every element at its largest: two products of 255 * 127 overflow the 16 bits of the kernel for uint8 x int8.
+    # Every element at its largest: two products of 255 * 127 would overflow 16 bits, two of 127 * 127 do not.
     shape = DecoderShape.of(40, 32, 1, LENGTH)
     model = decoder(shape)
     signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (shape.items, shape.width)))
@@ -104,7 +104,7 @@ def test_int8_scores_are_the_integer_product_to_the_last_digit_of_float() -> Non
     table = RowTable.of(model.item_table().detach().numpy(), 8)
     with torch.inference_mode():
         state = model.states(torch.from_numpy(feeds["history"]), torch.from_numpy(table.dequantized()))[0, -1].numpy()
-    scale = np.abs(state).max() / np.float32(127)
+    scale = np.abs(state).max() / np.float32(63)
     whole = np.rint(state / scale).astype(np.int64)
     expected = (table.rows[1:].astype(np.int64) @ whole) * table.scales[1:].astype(np.float64) * scale
     found = session(serving_graph(model, 8)).run(["all_scores"], feeds)[0][0]
@@ -251,7 +251,7 @@ def test_with_neighbours_it_scores_as_the_blend_does(newest: int, bits: int) -> 
     feeds["history"][4] = [3, 3, 7, 3, 7, 7, 3, 1, 1, 3, 9, 3]  # the same items again and again count once
     expected = blended_scores(model, opinion, feeds, bits)
     found = session(serving_graph(model, bits, opinion)).run(["all_scores"], feeds)[0]
-    bound = {4: 1e-2, 8: 1e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
+    bound = {4: 1e-2, 8: 2e-2, 32: 1e-5}[bits] * np.ptp(expected, axis=1, keepdims=True)
     assert np.all(np.abs(found - expected) <= bound)
     assert np.abs(expected - 0.4 * torch_scores(model, feeds, bits)).max() > 1  # the neighbours do speak
 
@@ -288,7 +288,7 @@ def test_four_bits_are_half_the_table_in_the_file_and_unpacked_once_when_it_is_l
     shape = DecoderShape.of(2_000, 32, 1, LENGTH)
     model = decoder(shape)
     half = len(serving_graph(model, 8)) - len(serving_graph(model, 4))
-    assert half == pytest.approx(2_001 * 32 / 2, rel=0.02)
+    assert half == pytest.approx(2_001 * 32 / 2, rel=0.03)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(serving_graph(model, 4), options, providers=["CPUExecutionProvider"])
@@ -335,7 +335,7 @@ def test_linears_and_positions_are_in_eight_bits_and_score_as_their_dequantized_
         with torch.inference_mode():
             items = torch.from_numpy(history[None, :length])
             state = plain.states(items, torch.from_numpy(table.dequantized()))[0, -1].numpy()
-        scale = np.abs(state).max() / np.float32(127)
+        scale = np.abs(state).max() / np.float32({4: 127, 8: 63}[bits])
         expected = (
             (table.rows[1:].astype(np.int64) @ np.rint(state / scale).astype(np.int64)) * table.scales[1:] * scale
         )
@@ -354,8 +354,9 @@ def test_the_file_is_smaller_by_three_quarters_of_its_linears_which_are_unpacked
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(serving_graph(model, 8), options, providers=["CPUExecutionProvider"])
     loaded = onnx.load(tmp_path / "optimized.onnx").graph
-    whole = {tensor.name for tensor in loaded.initializer if tensor.data_type == onnx.TensorProto.INT8}
-    assert not whole  # a request meets floats: nothing of eight bits but the table, which is unsigned
+    whole = [list(tensor.dims) for tensor in loaded.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    # A request meets floats: nothing of eight bits but the table, as it is read and as it is multiplied.
+    assert sorted(dims for dims in whole if dims not in ([], [1])) == [[31, 64], [64, 31]]
 
 
 def test_rounding_leaves_the_decoder_and_twice_is_once() -> None:

@@ -283,7 +283,7 @@ def test_two_near_items_may_have_changed_places(exclude: Runtime) -> None:
     first, second = listed.codes[0].tolist()
     golden = Golden([[3]], [[first, second]], [(listed.scores[0] - near).tolist()])
     Runtime(exclude.graph, exclude.card, _items(exclude), golden).check_golden()
-    far = Golden([[3]], [[first, second]], [(listed.scores[0] - 20 * near).tolist()])
+    far = Golden([[3]], [[first, second]], [(listed.scores[0] - 40 * near).tolist()])
     with pytest.raises(ArtifactError, match="golden request 1"):
         Runtime(exclude.graph, exclude.card, _items(exclude), far).check_golden()
 
