@@ -30,8 +30,8 @@ from recsys.quantize import LEVELS, RowTable, packed, rounded
 Bits = Literal[4, 8, 32]
 
 CHUNK = 256
-CHUNKED_FROM = 20_000
-"""Up to so many items one TopK is as fast as two stages."""
+CHUNKED_FROM = 6_000
+"""Up to so many items one TopK is as fast as two stages (one thread, batches of 1 and 32)."""
 
 STATE_LEVELS = {4: 127, 8: 63}
 """Of a state on either side of zero, by the bits of the table: why not 127 for both, see `_Whole`."""
@@ -206,17 +206,26 @@ class _BlockGraph:
         return self._feed_forward(x)
 
     def last_position(self, x: str, real: str) -> str:
-        """(B, L, D) -> (B, D) with the mask of real positions (B, L); only keys and values are for all L."""
-        op, ints = self.graph.op, self.graph.ints
+        """(B, L, D) -> (B, D) with the mask of real positions (B, L).
+
+        One query a user needs neither keys nor values of its L positions: q . (W_k x + b_k) is (q W_k) . x and what is
+        the same at each position, which Softmax does not see; and the mean of values is the value of the mean. Heads
+        are told apart by `own`, so that weights stay matrices: onnxruntime multiplies those alike whatever the batch.
+        """
+        op, ints, inner = self.graph.op, self.graph.ints, self.inner
         at = op("Unsqueeze", op("Sub", "length", self.graph.number(1, np.int64)), ints(1))
         normed = self._norm(x, "attention_norm")
-        weight, bias, inner = self.qkv_weight, self.qkv_bias, self.inner
+        weight, bias = self.qkv_weight, self.qkv_bias
+        blocks = np.repeat(np.eye(self.block.heads, dtype=np.float32), self.block.head_width, axis=1)
+        own = self.graph.weight(f"{self.name}.own", blocks)  # (H, inner)
         query = self._linear(op("GatherND", normed, at, batch_dims=1), "query", weight[:inner], bias[:inner])
-        query = op("Reshape", query, ints(0, self.block.heads, 1, self.block.head_width))
-        key_value = self._linear(normed, "key_value", weight[inner:], bias[inner:])
-        key, value = self._by_head(key_value, ["key", "value"])
-        logits = op("Add", op("MatMul", query, self._transposed(key)), op("Unsqueeze", real, ints(1, 2)))
-        mixed = op("Reshape", op("MatMul", op("Softmax", logits), value), ints(-1, inner))
+        by_head = op("Mul", op("Unsqueeze", query, ints(1)), own)
+        keys = _constant(self.graph, f"{self.name}.key.weight", weight[inner : 2 * inner], self.bits)
+        logits = op("MatMul", op("MatMul", by_head, keys), op("Transpose", normed, perm=[0, 2, 1]))  # (B, H, L)
+        weights = op("Softmax", op("Add", logits, op("Unsqueeze", real, ints(1))))
+        mean = op("MatMul", weights, normed)  # (B, H, D)
+        values = self._linear(mean, "value", weight[2 * inner :], bias[2 * inner :])
+        mixed = op("ReduceSum", op("Mul", values, own), ints(1), keepdims=0)
         state = op("Add", op("GatherND", x, at, batch_dims=1), self._module(mixed, "out"))
         return self._feed_forward(state)
 

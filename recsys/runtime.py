@@ -260,11 +260,15 @@ class Runtime(Recommender):
         """Rows of equally long histories: unpadded, so that no row depends on another by a single bit."""
         lengths = np.array([len(history) for history in read], np.int64)
         for length in np.unique(lengths[lengths > 0]):
-            rows = np.flatnonzero(lengths == length)
-            cached = max(BATCH_LEAST, CACHED_SCORES // self.items)
-            size = max(1, min(BATCH_ROWS, BATCH_TOKENS // int(length), cached, BATCH_SCORES // self.items))
+            rows, size = np.flatnonzero(lengths == length), pass_rows(int(length), self.items)
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
+
+
+def pass_rows(length: int, items: int) -> int:
+    """Histories of `length` items that are answered at once."""
+    cached = max(BATCH_LEAST, CACHED_SCORES // items)
+    return max(1, min(BATCH_ROWS, BATCH_TOKENS // length, cached, BATCH_SCORES // items))
 
 
 class PyfuncModel:

@@ -170,11 +170,11 @@ def test_ties_go_to_the_lower_code_though_its_chunk_is_not_the_best(bits: int) -
     model.norm.weight.data[:] = 0
     model.norm.bias.data[:] = 1  # the state is all ones, a score is the sum of the item's vector
     model.table.weight.data[1:] = -1
-    model.table.weight.data[[700, 5_000, 15_001, 15_002]] = 1
-    model.table.weight.data[15_000] = 2
+    model.table.weight.data[[700, 2_000, 5_001, 5_002]] = 1
+    model.table.weight.data[5_000] = 2
     feeds = {"history": np.array([[1]]), "length": np.array([1]), "exclude": np.array([[700]]), "k": np.array([3])}
     codes, scores = session(serving_graph(model, bits)).run(["codes", "scores"], feeds)
-    assert codes.tolist() == [[15_000, 5_000, 15_001]]
+    assert codes.tolist() == [[5_000, 2_000, 5_001]]
     assert scores[0].tolist() == pytest.approx([16, 8, 8])
 
 
