@@ -197,7 +197,7 @@ class SearchConfig(Section):
         (0.2, 0.05), min_length=1, title="Dropouts", description="Shares of activations dropped that may be tried"
     )
     loss: SoftLossName = Field(
-        "topk_tail",
+        "topk_catalogue",
         title="Loss",
         description="topk_tail: KL, the rest as one bucket; topk_catalogue: cross-entropy with the scaled top K; "
         "sampled: with draws from it; rrd: order of the top K; hard_label: the first rank alone; "
