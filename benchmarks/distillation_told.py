@@ -61,39 +61,44 @@ def _teacher(rows: Rows, of: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """A panel a width and shop: NDCG@10 by loss, a mark for each weight and K, a bar over the seeds."""
-    groups = _groups(rows)
-    if not groups:
+    """A panel a shop and width: NDCG@10 by loss, a mark for each weight and K, a bar over the seeds."""
+    groups, students = _groups(rows), _students(rows)
+    there = [(g, w) for g in groups for w in sorted({row["width"] for row in students if _group(row) == g})]
+    if not there:
         return
-    widths = sorted({row["width"] for row in _students(rows)})
+    looks = sorted({_weighing(row) for row in students if row["loss"] != "none"})
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
-        size = (2.5 + 5 * len(widths), 3.6 * len(groups))
-        figure = Figure(figsize=size, layout="constrained", facecolor="white")
-        panels = figure.subplots(len(groups), len(widths), sharey="row", squeeze=False)
-        for group, line in zip(groups, panels, strict=True):
-            some = [row for row in _students(rows) if _group(row) == group]
-            for width, axes in zip(widths, line, strict=True):
-                _panel(axes, _some(some, width=width), _teacher(rows, some[0]))
-                axes.set_title(f"{some[0]['shop']}, width {width}", loc="left", fontsize=10, color=INK)
-            line[0].set_ylabel("test NDCG@10, mean and range over seeds")
-        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=SMALL)
+        lines = -(-len(there) // 2)
+        figure = Figure(figsize=(12.5, 3.6 * lines), layout="constrained", facecolor="white")
+        panels = figure.subplots(lines, 2, squeeze=False).ravel()
+        for (group, width), axes in zip(there, panels, strict=False):
+            some = [row for row in students if _group(row) == group and row["width"] == width]
+            _panel(axes, some, looks, _teacher(rows, some[0]))
+            axes.set_title(f"{some[0]['shop']}, width {width}", loc="left", fontsize=10, color=INK)
+            axes.set_ylabel("test NDCG@10, mean and range over seeds")
+        for axes in panels[len(there) :]:
+            axes.set_axis_off()
+        drawn = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(drawn.values(), drawn.keys(), loc="outside right upper", fontsize=SMALL)
         figure.savefig(path, dpi=130)
 
 
-def _panel(axes: Axes, rows: Rows, teacher: dict[str, Any] | None) -> None:
+def _weighing(row: dict[str, Any]) -> tuple[float, int]:
+    return row["weight"], row["k"]
+
+
+def _panel(axes: Axes, rows: Rows, looks: list[tuple[float, int]], teacher: dict[str, Any] | None) -> None:
     losses = [loss for loss in dict.fromkeys(row["loss"] for row in rows) if loss != "none"]
-    looks = sorted({(row["weight"], row["k"]) for row in rows if row["loss"] != "none"})
-    for place, (weight, k) in enumerate(looks):
-        mark, color = _LOOKS[place % len(_LOOKS)]
-        label = f"a {weight:g}, K {k}"
+    here = [look for look in looks if any(_weighing(row) == look for row in rows)]
+    for place, (weight, k) in enumerate(here):
+        mark, color = _LOOKS[looks.index((weight, k)) % len(_LOOKS)]
         for at, loss in enumerate(losses):
             spread = Spread.of(_some(rows, loss=loss, weight=weight, k=k), "ndcg_at_10")
             if spread:
                 reach = [[spread.mean - spread.low], [spread.high - spread.mean]]
-                x = at + 0.12 * (place - (len(looks) - 1) / 2)
-                axes.errorbar(x, spread.mean, reach, fmt=mark, color=color, label=label, markersize=5)
-                label = "_once"
+                x = at + 0.12 * (place - (len(here) - 1) / 2)
+                axes.errorbar(x, spread.mean, reach, fmt=mark, color=color, label=f"a {weight:g}, K {k}", markersize=5)
     undistilled = Spread.of(_some(rows, loss="none"), "ndcg_at_10")
     if undistilled:
         axes.axhspan(undistilled.low, undistilled.high, color="#e4e7eb", lw=0)
@@ -102,6 +107,7 @@ def _panel(axes: Axes, rows: Rows, teacher: dict[str, Any] | None) -> None:
         axes.axhline(teacher["ndcg_at_10"], color=QUIET, linestyle="--", label="teacher")
     names = [loss.replace("_", "\n", 1).replace(" at ", "\nat ") for loss in losses]
     axes.set_xticks(range(len(losses)), names, fontsize=SMALL)
+    axes.set_xlim(-0.5, max(len(losses), 3) - 0.5)
 
 
 def as_markdown(rows: Rows) -> str:
@@ -127,6 +133,6 @@ def _table(some: Rows, rows: Rows) -> str:
             for width in widths
             for metric in ("ndcg_at_10", "hr_at_10")
         ]
-        seeds = len({row["seed"] for row in same})
+        seeds = "; ".join(str(len(_some(same, width=width))) for width in widths)
         lines.append(f"| {loss} | {weight:g} | {k} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -71,7 +71,7 @@ def _constant(graph: GraphBuilder, name: str, rows: np.ndarray, bits: Bits, tran
     small = RowTable.of(rows, 8)
     whole, scales = (small.rows.T, small.scales) if transposed else (small.rows, small.scales[:, None])
     levels = graph.op("Cast", graph.weight(name, whole), to=TensorProto.FLOAT)
-    return graph.op("Mul", levels, graph.weight(f"{name}.scales", scales))
+    return graph.op("Mul", levels, graph.scales(f"{name}.scales", scales))
 
 
 def _table_rows(items: int) -> int:
@@ -119,7 +119,7 @@ class _Whole:
         zero = 0 if bits == 8 else LEVELS[bits] + 1  # of a row: what is packed is not negative
         rows = _filled(table.rows + np.int8(zero), decoder.shape.items, zero)
         self.rows = graph.weight("table", rows) if bits == 8 else self._unpacked(rows.astype(np.uint8))
-        self.scales = graph.weight("table_scales", _filled(table.scales, decoder.shape.items, 1))
+        self.scales = graph.scales("table_scales", _filled(table.scales, decoder.shape.items, 1))
         self.zero_point, self.zero = graph.number(zero, np.int8), graph.number(zero)
 
     def _unpacked(self, rows: np.ndarray) -> str:
@@ -189,16 +189,15 @@ class _BlockGraph:
     def __init__(self, graph: GraphBuilder, block: Block, name: str, bits: Bits) -> None:
         self.graph, self.block, self.name, self.bits = graph, block, name, bits
         self.inner = block.heads * block.head_width
+        self.qkv_weight, self.qkv_bias = _array(block.qkv.weight), _array(block.qkv.bias)
         # The scale of attention logits, 1 / sqrt(head width), is folded into the query.
-        factor = np.ones(3 * self.inner, np.float32)
-        factor[: self.inner] /= np.sqrt(np.float32(block.head_width))
-        self.qkv_weight = _array(block.qkv.weight) * factor[:, None]
-        self.qkv_bias = _array(block.qkv.bias) * factor
+        self.factor = np.ones(3 * self.inner, np.float32)
+        self.factor[: self.inner] /= np.sqrt(np.float32(block.head_width))
 
     def every_position(self, x: str, causal: str) -> str:
         """(B, L, D) -> (B, L, D) with the causal mask (L, L)."""
         op, ints = self.graph.op, self.graph.ints
-        qkv = self._linear(self._norm(x, "attention_norm"), "qkv", self.qkv_weight, self.qkv_bias)
+        qkv = self._linear(self._norm(x, "attention_norm"), "qkv", self.qkv_weight, self.qkv_bias, self.factor)
         query, key, value = self._by_head(qkv, ["query", "key", "value"])  # (1, B, H, L, head width)
         weights = op("Softmax", op("Add", op("MatMul", query, self._transposed(key)), causal))
         mixed = op("Transpose", op("MatMul", weights, value), perm=[1, 3, 0, 2, 4])
@@ -215,10 +214,11 @@ class _BlockGraph:
         op, ints, inner = self.graph.op, self.graph.ints, self.inner
         at = op("Unsqueeze", op("Sub", "length", self.graph.number(1, np.int64)), ints(1))
         normed = self._norm(x, "attention_norm")
-        weight, bias = self.qkv_weight, self.qkv_bias
+        weight, bias, factor = self.qkv_weight, self.qkv_bias, self.factor[:inner]
         blocks = np.repeat(np.eye(self.block.heads, dtype=np.float32), self.block.head_width, axis=1)
         own = self.graph.weight(f"{self.name}.own", blocks)  # (H, inner)
-        query = self._linear(op("GatherND", normed, at, batch_dims=1), "query", weight[:inner], bias[:inner])
+        last = op("GatherND", normed, at, batch_dims=1)
+        query = self._linear(last, "query", weight[:inner], bias[:inner], factor)
         by_head = op("Mul", op("Unsqueeze", query, ints(1)), own)
         keys = _constant(self.graph, f"{self.name}.key.weight", weight[inner : 2 * inner], self.bits)
         logits = op("MatMul", op("MatMul", by_head, keys), op("Transpose", normed, perm=[0, 2, 1]))  # (B, H, L)
@@ -252,9 +252,14 @@ class _BlockGraph:
         linear = getattr(self.block, which)
         return self._linear(x, which, _array(linear.weight), _array(linear.bias))
 
-    def _linear(self, x: str, which: str, weight: np.ndarray, bias: np.ndarray) -> str:
-        """x W^T + b, for `weight` (out, in)."""
+    def _linear(
+        self, x: str, which: str, weight: np.ndarray, bias: np.ndarray, factor: np.ndarray | None = None
+    ) -> str:
+        """x W^T + b, for `weight` (out, in); times `factor` (out,)."""
         matrix = _constant(self.graph, f"{self.name}.{which}.weight", weight, self.bits, transposed=True)
+        if factor is not None:  # of constants alone: computed once, and what is rounded are the weights themselves
+            matrix = self.graph.op("Mul", matrix, self.graph.weight(f"{self.name}.{which}.factor", factor))
+            bias = bias * factor
         offset = self.graph.weight(f"{self.name}.{which}.bias", bias)
         return self.graph.op("Add", self.graph.op("MatMul", x, matrix), offset)
 

@@ -16,6 +16,7 @@ class GraphBuilder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
+        self.short: set[str] = set()  # of them those that are bfloat16 in the file
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output and give the output's name."""
@@ -30,6 +31,11 @@ class GraphBuilder:
         """Add an initializer under its own name."""
         self.constants[name] = np.ascontiguousarray(value)
         return name
+
+    def scales(self, name: str, value: np.ndarray) -> str:
+        """Add float32 numbers of sixteen bits, which the file holds in two bytes each; a request finds floats."""
+        self.short.add(self.weight(name, value))
+        return self.op("Cast", name, to=TensorProto.FLOAT)
 
     def ints(self, *values: int) -> str:
         """An int64 vector, kept once however often it is asked for."""
@@ -50,9 +56,16 @@ class GraphBuilder:
             "recommender",
             [helper.make_tensor_value_info(name, whole, shape) for name, shape in inputs.items()],
             [helper.make_tensor_value_info(n, kind, ["B", f"{n}_columns"]) for n, kind in outputs.items()],
-            [numpy_helper.from_array(self.constants[name], name) for name in sorted(self.constants)],
+            [self._tensor(name) for name in sorted(self.constants)],
         )
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, producer_name="recsys", opset_imports=opset, ir_version=IR_VERSION)
         onnx.checker.check_model(model)
         return bytes(model.SerializeToString(deterministic=True))
+
+    def _tensor(self, name: str) -> onnx.TensorProto:
+        value = self.constants[name]
+        if name not in self.short:
+            return numpy_helper.from_array(value, name)
+        halves = (value.view(np.uint32) >> 16).astype("<u2")  # the other sixteen bits are zero
+        return helper.make_tensor(name, TensorProto.BFLOAT16, value.shape, halves.tobytes(), raw=True)

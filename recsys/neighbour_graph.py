@@ -59,7 +59,7 @@ def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str, str]:
     some = there.any(1)
     speaks = op("Cast", op("Cast", counts, to=TensorProto.BOOL), to=TensorProto.INT32)
     rank = op("Mul", speaks, op("CumSum", speaks, graph.number(0, np.int64)))  # from 1, 0 where there is none
-    scales = graph.weight("neighbours.scales", np.append(np.ones(1, np.float32), lists.scales[some]))
+    scales = graph.scales("neighbours.scales", np.append(np.ones(1, np.float32), lists.scales[some]))
     return unfolded("items", lists.items), unfolded("levels", lists.levels), op("Gather", scales, rank)
 
 

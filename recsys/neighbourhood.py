@@ -35,7 +35,7 @@ class RoundedLists:
 
     items: np.ndarray  # (N + 1, K) uint16, int32 for larger catalogs; code of the neighbour, 0 for none
     levels: np.ndarray  # (N + 1, K) uint8
-    scales: np.ndarray  # (N + 1,) float32
+    scales: np.ndarray  # (N + 1,) float32, each of sixteen bits
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ class Neighbourhood:
         largest = np.zeros(shape[0], np.float32)
         np.maximum.at(largest, item, self.near.data)
         scales = np.where(largest > 0, largest / SIMILARITY_LEVELS, 1).astype(np.float32)
+        scales = (scales.view(np.uint32) & 0xFFFF0000).view(np.float32)  # downwards: the largest is 255 of it for good
         items = np.zeros(shape, np.uint16 if self.items < 1 << 16 else np.int32)
         levels = np.zeros(shape, np.uint8)
         items[item, place] = self.near.indices + 1
-        levels[item, place] = np.rint(self.near.data / scales[item])
+        levels[item, place] = np.minimum(np.rint(self.near.data / scales[item]), SIMILARITY_LEVELS)
         return RoundedLists(items, levels, scales)
 
     def as_rounded(self) -> "Neighbourhood":

@@ -25,7 +25,7 @@ class RowTable:
     """Row-wise symmetric whole numbers: row r stands for `rows[r] * scales[r]`."""
 
     rows: np.ndarray  # (N + 1, D) int8
-    scales: np.ndarray  # (N + 1,) float32
+    scales: np.ndarray  # (N + 1,) float32, each of sixteen bits
 
     @classmethod
     def of(cls, table: np.ndarray, bits: Literal[4, 8]) -> "RowTable":
@@ -59,8 +59,17 @@ def clips(table: np.ndarray, bits: Literal[4, 8]) -> np.ndarray:
     return best
 
 
+def scales_for(largest: Tensor, levels: int) -> Tensor:
+    """(R,) float32: by which the largest number of each row is `levels`; 1 for a row of zeros.
+
+    Of sixteen bits (bfloat16), which a file holds in two bytes. Rows are rounded to what is left of the scale, of which
+    the largest is still `levels`: a scale that is off by 2^-8, which is the most, moves 127 of it by less than half.
+    """
+    return torch.where(largest > 0, largest / levels, 1).to(torch.bfloat16).float()
+
+
 def _rounded(table: np.ndarray, largest: np.ndarray, levels: int) -> RowTable:
-    scales = np.where(largest > 0, largest / levels, 1).astype(np.float32)
+    scales = scales_for(torch.from_numpy(largest), levels).numpy()
     return RowTable(np.clip(np.rint(table / scales[:, None]), -levels, levels).astype(np.int8), scales)
 
 
@@ -104,7 +113,7 @@ class StraightThrough(nn.Module):
         """(N + 1, D) -> the same shape, rounded."""
         with torch.no_grad():
             largest = self.clips * matrix.abs().amax(1)
-            scales = torch.where(largest > 0, largest / self.levels, 1)[:, None]
+            scales = scales_for(largest, self.levels)[:, None]
             whole = (matrix / scales).round().clamp(-self.levels, self.levels) * scales
         return whole + (matrix - matrix.detach())  # the difference is zero, its gradient is not
 

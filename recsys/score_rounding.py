@@ -16,7 +16,7 @@ from torch import nn
 from recsys.graph import Bits
 from recsys.histories import Histories
 from recsys.neighbourhood import padded
-from recsys.quantize import CLIPS, LEVELS
+from recsys.quantize import CLIPS, LEVELS, scales_for
 from recsys.student import Student
 
 INPUT_SHARE = 1.0
@@ -92,7 +92,7 @@ def _in_turn(rows: np.ndarray, clip: float, makes_good: np.ndarray) -> np.ndarra
     """Rows rounded column by column to whole numbers of a scale that stands for a share of their largest value."""
     levels, size = LEVELS[4], np.abs(rows)
     largest, where = size.max(axis=1), size.argmax(axis=1)
-    scale = np.where(largest > 0, clip * largest / levels, 1.0).astype(np.float32).astype(np.float64)
+    scale = scales_for(torch.from_numpy(clip * largest), levels).double().numpy()
     left, found = rows.copy(), np.empty(rows.shape)
     for column in range(rows.shape[1]):
         whole = np.clip(np.rint(left[:, column] / scale), -levels, levels)

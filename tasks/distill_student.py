@@ -30,7 +30,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import DatasetRef, LabelsRef, StudentRef
 
-VERSION = 9
+VERSION = 10
 UNDISTILLED = "undistilled"  # the folder of the best undistilled student, from which the next night's goes on
 
 

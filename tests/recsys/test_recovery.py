@@ -42,7 +42,7 @@ def test_the_share_of_the_range_is_searched_once_and_scales_follow_the_rows() ->
     assert {1.0} < set(before.round(2).tolist())  # some rows are better off without their largest value
     moved = table.flip(1) * torch.linspace(0.5, 2, 16)
     largest = torch.from_numpy(before) * moved.abs().amax(1)
-    assert torch.allclose(through(moved).abs().amax(1), largest, rtol=1e-6)
+    assert torch.allclose(through(moved).abs().amax(1), largest, rtol=2**-8)  # scales have sixteen bits
     assert np.array_equal(through.clips.numpy(), before)
 
 
