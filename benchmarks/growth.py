@@ -156,7 +156,7 @@ class _Memory:
 
 
 def resident(root: psutil.Process) -> int:
-    """Bytes of resident memory of a process and all below it; what ends while it is looked at counts nothing."""
+    """Bytes of memory of a process and all below it, each page that several share once (PSS); what ends meanwhile counts nothing."""
     total = 0
     try:
         below: Sequence[psutil.Process] = (root, *root.children(recursive=True))
@@ -164,8 +164,8 @@ def resident(root: psutil.Process) -> int:
         return 0
     for process in below:
         try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
 
