@@ -105,7 +105,7 @@ def test_new_items_are_ranked_among_the_old_which_score_as_before(exclude: Runti
     scores = more.scores(histories)
     assert np.array_equal(scores[:3, :ITEMS], exclude.scores(histories[:3]))
     states = np.concatenate([exclude.graph.states([read]) for read in (codes(1, 2), codes(3), codes(5, 6, 7))])
-    assert scores[:3, ITEMS:] == pytest.approx(states @ rows.T, abs=1e-6)
+    assert scores[:3, ITEMS:] == pytest.approx(states @ rows.T, rel=1e-6, abs=1e-6)
     barred = [codes(1, 2, 21), codes(3, 22, 99), codes(5, 6, 7), codes(21)]
     for row, out in zip(scores, barred, strict=True):
         row[out[out <= ITEMS + 3] - 1] = -np.inf
