@@ -170,7 +170,9 @@ def test_equal_drops_go_to_the_newer_event_and_an_item_nobody_speaks_for_has_no_
     assert (first.code, [reason.position for reason in first.reasons]) == (4, [3, 0, 2])
     drops = [np.log(111) - np.log(61), np.log(111) - np.log(61), np.log(111) - np.log(101)]
     assert [reason.drop for reason in first.reasons] == pytest.approx(drops, rel=2**-8)  # scales have sixteen bits
-    assert [first.share(reason) for reason in first.reasons] == pytest.approx(np.array(drops) / np.sum(drops), rel=2**-8)
+    assert [first.share(reason) for reason in first.reasons] == pytest.approx(
+        np.array(drops) / np.sum(drops), rel=2**-8
+    )
     assert second == Explained(5, 0.0, "events", (), 0.0)
     assert len(explain(hand_set(tmp_path), codes(1, 9, 3, 2), 1, reasons=1)[0].reasons) == 1
 

@@ -133,7 +133,9 @@ def test_rounded_lists_say_nearly_the_same_and_rounding_again_changes_nothing():
     exact = of(shop(*[list(rng.permutation(30)[:9] + 1) for _ in range(60)]), 30, neighbours=4)
     rounded = exact.as_rounded()
     assert exact.near.nnz > 60
-    assert np.abs((exact.near - rounded.near).toarray()).max() <= exact.near.max() / 127  # the largest: scales have sixteen bits
+    assert (
+        np.abs((exact.near - rounded.near).toarray()).max() <= exact.near.max() / 127
+    )  # the largest: scales have sixteen bits
     again = rounded.as_rounded()
     assert (rounded.near != again.near).nnz == 0
     assert rounded.rounded().items.shape == (31, 4)
