@@ -107,7 +107,7 @@ def night(size: Size, place: Path) -> dict[str, dict[str, float]]:
     with (folder / "night.log").open("w") as log:
         command = [str(word) for word in (RECSYS, "nightly", "--preset", "quick", *files, *knobs)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        memory = _Memory(process.pid)
+        memory = Memory(process.pid)
         ended = [(line.split()[0], time.monotonic()) for line in _told(process, log) if " done in " in line]
         memory.stop()
     if process.returncode:
@@ -132,8 +132,8 @@ def _told(process: subprocess.Popen[str], log: object) -> Iterator[str]:
     process.wait()
 
 
-class _Memory:
-    """Samples the resident memory of a process and all below it, until stopped."""
+class Memory:
+    """Samples the memory of a process and all below it, until stopped."""
 
     def __init__(self, pid: int) -> None:
         self.samples: list[tuple[float, int]] = []

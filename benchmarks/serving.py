@@ -1,7 +1,9 @@
-"""Requests a second of `recsys serve` beside `mlflow models serve`, same model, same minute. `python -m benchmarks.serving`
+"""Requests a second of `recsys serve` beside `mlflow models serve`, same student, same minute. `python -m benchmarks.serving`
 
-A throwaway home with two untrained students (speed does not depend on what was learnt). The two servers answer the same
-histories in turns, over one kept connection each. Under load while the champion changes: benchmarks/soak.py.
+A throwaway home with two untrained students (speed does not depend on what was learnt). MLflow's server answers twice:
+with the artifact as it is registered, and with the student in plain torch float32, as somebody would log it who has no
+artifact (benchmarks/plain_torch.py). The servers answer the same histories in turns, over one kept connection each.
+Under load while the champion changes: benchmarks/soak.py.
 """
 
 import argparse
@@ -16,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from benchmarks.plain_torch import save_plain
 from recsys.decoder import DecoderShape
 from recsys.export import Publication, export
 from recsys.histories import Catalog
@@ -88,34 +91,40 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=64)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-        settings = home_of(Path(folder), asked.items, asked.width)
+        settings = home_of(Path(folder), names(asked.items), asked.width)
         histories = histories_of(asked.items, asked.requests)
-        with served(settings, poll=10) as ours, _mlflow(settings) as theirs:
-            _in_turns(ours, theirs, histories)
+        plain = save_plain(Path(folder) / "plain", asked.items, asked.width)
+        with (
+            served(settings, poll=10) as ours,
+            _mlflow(settings, f"models:/{STUDENT}@champion", "mlflow, the artifact") as theirs,
+            _mlflow(settings, str(plain), "mlflow, plain torch") as rival,
+        ):
+            _in_turns(ours, [theirs, rival], histories)
             print(f"{asked.items:,} items, width {asked.width}, load {os.getloadavg()[0]:.1f}\n")
             print("| server | requests/s | p50 ms | p99 ms | CPU ms a request | MB |\n|---|---|---|---|---|---|")
-            print(f"{ours.line()}\n{theirs.line()}")
+            print(f"{ours.line()}\n{theirs.line()}\n{rival.line()}")
     return 0
 
 
-def _in_turns(ours: Peer, theirs: Peer, histories: list[list[str]]) -> None:
-    for peer in (ours, theirs):
+def _in_turns(ours: Peer, others: list[Peer], histories: list[list[str]]) -> None:
+    for peer in (ours, *others):
         peer.cpu_before = cpu_seconds(peer.process.pid)
     for start in range(0, len(histories), TURN):
         ours.connect()
         for history in histories[start : start + TURN]:
             ours.ask(json.dumps({"history": history}).encode())
-        theirs.connect()
-        for history in histories[start : start + TURN]:
-            frame = {"columns": ["history"], "data": [[history]]}
-            theirs.ask(json.dumps({"dataframe_split": frame, "params": {"k": 10}}).encode())
+        for peer in others:
+            peer.connect()
+            for history in histories[start : start + TURN]:
+                frame = {"columns": ["history"], "data": [[history]]}
+                peer.ask(json.dumps({"dataframe_split": frame, "params": {"k": 10}}).encode())
 
 
 # --- the home and the servers -------------------------------------------------------------------------------------
 
 
-def home_of(folder: Path, items: int, width: int, versions: int = 2) -> Settings:
-    """So many versions of untrained students; version 1 is the champion."""
+def home_of(folder: Path, items: Sequence[str], width: int, versions: int = 2) -> Settings:
+    """So many versions of untrained students over items of these ids; version 1 is the champion."""
     settings = Settings.from_environment(folder).prepare().export()
     workshop = Workshop.of(settings)
     run_id = workshop.tracking.start_night("benchmark", {}, {})
@@ -133,17 +142,22 @@ def home_of(folder: Path, items: int, width: int, versions: int = 2) -> Settings
     return settings
 
 
-def _write_artifact(out: Path, seed: int, items: int, width: int) -> None:
-    student = Student.untrained(DecoderShape.of(items, width, 1, LENGTH), 0.0, seed=seed).eval()
-    nothing = [None] * items
-    catalog = Catalog([f"item-{item}" for item in range(items)], nothing, nothing, nothing)
-    export(student, Publication(catalog, np.arange(items, 0, -1), "exclude", {"dataset": "none"}), 8, out)
+def _write_artifact(out: Path, seed: int, items: Sequence[str], width: int) -> None:
+    student = Student.untrained(DecoderShape.of(len(items), width, 1, LENGTH), 0.0, seed=seed).eval()
+    nothing = [None] * len(items)
+    catalog = Catalog(list(items), nothing, nothing, nothing)
+    export(student, Publication(catalog, np.arange(len(items), 0, -1), "exclude", {"dataset": "none"}), 8, out)
 
 
 def promote(settings: Settings, version: int) -> None:
     """By the ledger alone, without a load test."""
     ledger = Workshop.of(settings).ledger
     ledger.append(Entry("promote", version, ledger.chain().last, "", "benchmark", f"at {time.time_ns()}"))
+
+
+def names(items: int) -> list[str]:
+    """`item-0` and so on."""
+    return [f"item-{item}" for item in range(items)]
 
 
 def histories_of(items: int, count: int) -> list[list[str]]:
@@ -164,16 +178,16 @@ def served(settings: Settings, poll: float) -> Iterator[Peer]:
 
 
 @contextlib.contextmanager
-def _mlflow(settings: Settings) -> Iterator[Peer]:
+def _mlflow(settings: Settings, model: str, name: str) -> Iterator[Peer]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(BINARIES / "mlflow"), "models", "serve", "--env-manager", "local", "-p", str(port)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": settings.tracking_uri}
     process = subprocess.Popen(
-        [*command, "-m", f"models:/{STUDENT}@champion"], env=environment,
+        [*command, "-m", model], env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
-    with _ended(Peer("mlflow models serve", process, port, "/invocations")) as peer:
+    with _ended(Peer(name, process, port, "/invocations")) as peer:
         yield peer
 
 

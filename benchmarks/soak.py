@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import Peer, histories_of, home_of, megabytes, promote, served
+from benchmarks.serving import Peer, histories_of, home_of, megabytes, names, promote, served
 from recsys.artifact import MODEL, write_manifest
 from recsys.runtime import Runtime
 from tasks.adapters.registry import STUDENT
@@ -256,7 +256,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=64)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        settings = home_of(Path(folder), asked.items, asked.width, GOOD)
+        settings = home_of(Path(folder), names(asked.items), asked.width, GOOD)
         forge(settings)
         questions = questions_of(settings, asked.items)
         with served(settings, poll=0.5) as peer:
