@@ -25,7 +25,7 @@ from recsys.decoder import Block, Decoder
 from recsys.graph_builder import GraphBuilder
 from recsys.neighbour_graph import with_neighbours
 from recsys.neighbourhood import Opinion
-from recsys.quantize import LEVELS, RowTable, packed, rounded
+from recsys.quantize import LEVELS, RowTable, rounded
 
 Bits = Literal[4, 8, 32]
 
@@ -118,19 +118,12 @@ class _Whole:
         self.graph, self.width, self.state_levels = graph, decoder.shape.width, STATE_LEVELS[bits]
         zero = 0 if bits == 8 else LEVELS[bits] + 1  # of a row: what is packed is not negative
         rows = _filled(table.rows + np.int8(zero), decoder.shape.items, zero)
-        self.rows = graph.weight("table", rows) if bits == 8 else self._unpacked(rows.astype(np.uint8))
+        fours = (
+            None if bits == 8 else graph.op("Cast", graph.fours("table", rows.astype(np.uint8)), to=TensorProto.INT8)
+        )
+        self.rows = fours or graph.weight("table", rows)
         self.scales = graph.scales("table_scales", _filled(table.scales, decoder.shape.items, 1))
         self.zero_point, self.zero = graph.number(zero, np.int8), graph.number(zero)
-
-    def _unpacked(self, rows: np.ndarray) -> str:
-        """(rows, D) int8 from a constant of half its size."""
-        op, ints, number = self.graph.op, self.graph.ints, self.graph.number
-        both = self.graph.weight("table", packed(rows))
-        even = op("BitwiseAnd", both, number(15, np.uint8))
-        odd = op("BitShift", both, number(4, np.uint8), direction="RIGHT")
-        pairs = op("Concat", op("Unsqueeze", even, ints(-1)), op("Unsqueeze", odd, ints(-1)), axis=-1)
-        whole = op("Slice", op("Reshape", pairs, ints(len(rows), -1)), ints(0), ints(self.width), ints(1))
-        return op("Cast", whole, to=TensorProto.INT8)
 
     def vectors(self, codes: str) -> str:
         """(B, L) -> (B, L, D), times sqrt(D) as the decoder reads them."""

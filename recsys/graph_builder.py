@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys.quantize import packed
+
 OPSET = 20  # the first with Gelu
 IR_VERSION = 10
 
@@ -23,8 +25,8 @@ class GraphBuilder:
         return self.ops(kind, *inputs, names=[name or f"{kind}_{len(self.nodes)}"], **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, names: list[str], **attributes: Any) -> list[str]:
-        """Add a node with the outputs `names`."""
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
+        """Add a node with the outputs `names`; it has no name of its own, which would be in the file twice."""
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names
 
     def weight(self, name: str, value: np.ndarray) -> str:
@@ -36,6 +38,15 @@ class GraphBuilder:
         """Add float32 numbers of sixteen bits, which the file holds in two bytes each; a request finds floats."""
         self.short.add(self.weight(name, value))
         return self.op("Cast", name, to=TensorProto.FLOAT)
+
+    def fours(self, name: str, rows: np.ndarray) -> str:
+        """Add numbers below 16, (R, C) uint8, which the file holds two to a byte; onnxruntime unpacks them once, on load."""
+        both = self.weight(name, packed(rows))
+        even = self.op("BitwiseAnd", both, self.number(15, np.uint8))
+        odd = self.op("BitShift", both, self.number(4, np.uint8), direction="RIGHT")
+        pairs = self.op("Concat", *(self.op("Unsqueeze", half, self.ints(-1)) for half in (even, odd)), axis=-1)
+        in_order = self.op("Reshape", pairs, self.ints(len(rows), -1))
+        return self.op("Slice", in_order, self.ints(0), self.ints(rows.shape[1]), self.ints(1))
 
     def ints(self, *values: int) -> str:
         """An int64 vector, kept once however often it is asked for."""

@@ -46,7 +46,7 @@ def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str, str]:
     alone once, when it loads the file.
     """
     op, there = graph.op, lists.items > 0
-    counts = op("Cast", graph.weight("neighbours.counts", there.sum(1).astype(np.uint8)), to=TensorProto.INT32)
+    counts = op("Cast", _counts(graph, there.sum(1).astype(np.uint8)), to=TensorProto.INT32)
     places = graph.weight("neighbours.places", np.arange(there.shape[1], dtype=np.int32))
     begins = op("Unsqueeze", op("CumSum", counts, graph.number(0, np.int64), exclusive=1), graph.ints(1))
     taken = op("Less", places, op("Unsqueeze", counts, graph.ints(1)))
@@ -61,6 +61,13 @@ def _unfolded(graph: GraphBuilder, lists: RoundedLists) -> tuple[str, str, str]:
     rank = op("Mul", speaks, op("CumSum", speaks, graph.number(0, np.int64)))  # from 1, 0 where there is none
     scales = graph.scales("neighbours.scales", np.append(np.ones(1, np.float32), lists.scales[some]))
     return unfolded("items", lists.items), unfolded("levels", lists.levels), op("Gather", scales, rank)
+
+
+def _counts(graph: GraphBuilder, counts: np.ndarray) -> str:
+    """(rows,) uint8; two to a byte where no item has more than 15."""
+    if counts.max() > 15:
+        return graph.weight("neighbours.counts", counts)
+    return graph.op("Reshape", graph.fours("neighbours.counts", counts[None]), graph.ints(-1))
 
 
 def _log(graph: GraphBuilder, x: str, places: int) -> str:

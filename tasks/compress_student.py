@@ -21,7 +21,7 @@ from tasks.night import TASK_OPTIONS, Night, Step, step
 from tasks.opening import open_dataset, open_labels
 from tasks.refs import ArtifactRef, DatasetRef, LabelsRef, StudentRef
 
-VERSION = 10
+VERSION = 11
 RECOVERED_BY = {"learning_rate", "loss", "seed"}
 """Knobs of the search that the recovery after pruning shares."""
 
