@@ -29,7 +29,8 @@ from recsys.quantize import LEVELS, RowTable, rounded
 
 Bits = Literal[4, 8, 32]
 
-CHUNK = 256
+CHUNKS_OF = range(224, 289)
+"""Scores that are searched at once in a large catalog: as many as fill it best."""
 CHUNKED_FROM = 6_000
 """Up to so many items one TopK is as fast as two stages (one thread, batches of 1 and 32)."""
 
@@ -77,7 +78,12 @@ def _constant(graph: GraphBuilder, name: str, rows: np.ndarray, bits: Bits, tran
 def _table_rows(items: int) -> int:
     """Rows of the table in the file: padding first, and for a large catalog filled up to whole chunks."""
     rows = items + 1
-    return rows if items <= CHUNKED_FROM else -(-rows // CHUNK) * CHUNK
+    return rows if items <= CHUNKED_FROM else -(-rows // chunk(rows)) * chunk(rows)
+
+
+def chunk(rows: int) -> int:
+    """Of CHUNKS_OF the one that leaves the fewest rows to be filled up, of equals the largest."""
+    return min(CHUNKS_OF, key=lambda size: (-rows % size, -size))
 
 
 def _filled(rows: np.ndarray, items: int, value: float) -> np.ndarray:
@@ -282,26 +288,26 @@ def _best(graph: GraphBuilder, items: int, rows: int, scores: str, unit: str | N
     if rows == items + 1:
         best, codes = graph.ops("TopK", left, k, names=["best_scores", "best_codes"])
     else:
-        best, codes = _chunked_top_k(graph, left, k, rows // CHUNK)
+        best, codes = _chunked_top_k(graph, left, k, rows, chunk(items + 1))
     _in_floats(graph, best, unit, "scores")
     op("Where", op("IsInf", best), graph.number(0, np.int64), codes, name="codes")
 
 
-def _chunked_top_k(graph: GraphBuilder, scores: str, k: str, chunks: int) -> tuple[str, str]:
+def _chunked_top_k(graph: GraphBuilder, scores: str, k: str, rows: int, size: int) -> tuple[str, str]:
     """Exact top-k in two stages, faster for a large catalog: the k chunks with the largest maxima hold it.
 
     An item outside of them has k chunks before it, by maximum and then by number, and each of those has an
     item before it, by score and then by code. The chunks are put back in order so that TopK's own rule for
     ties, the lower index, is the lower code.
     """
-    op, ints = graph.op, graph.ints
-    chunked = op("Reshape", scores, ints(0, chunks, CHUNK))
+    op, ints, chunks = graph.op, graph.ints, rows // size
+    chunked = op("Reshape", scores, ints(0, chunks, size))
     few = op("Min", k, ints(chunks))
     maxima = op("ReduceMax", chunked, ints(2), keepdims=0)
     _, chosen = graph.ops("TopK", maxima, few, names=["chunk_maxima", "best_chunks"])
     in_order, _ = graph.ops("TopK", chosen, few, names=["chunks_in_order", "chunk_ranks"], largest=0)
     picked = op("GatherND", chunked, op("Unsqueeze", in_order, ints(2)), batch_dims=1)
-    flat = op("Reshape", picked, op("Concat", ints(0), op("Mul", few, ints(CHUNK)), axis=0))
+    flat = op("Reshape", picked, op("Concat", ints(0), op("Mul", few, ints(size)), axis=0))
     best, at = graph.ops("TopK", flat, k, names=["best_scores", "best_places"])
-    chunk = op("GatherElements", in_order, op("Div", at, ints(CHUNK)), axis=1)
-    return best, op("Add", op("Mul", chunk, ints(CHUNK)), op("Mod", at, ints(CHUNK)))
+    number = op("GatherElements", in_order, op("Div", at, ints(size)), axis=1)
+    return best, op("Add", op("Mul", number, ints(size)), op("Mod", at, ints(size)))
