@@ -26,6 +26,7 @@ from recsys.sequence_model import Scorer, ndcg_of
 from recsys.statistics import CONFIDENCE, Interval, paired_ratio
 from recsys.student import Student
 from recsys.training import never
+from recsys.wording import percent
 
 USED = 0.5
 """Share of the loss allowed that a point may use on validation. The chosen point is the luckiest of several there, and
@@ -224,17 +225,17 @@ def choice(points: Sequence[Point], max_loss: float) -> int | None:
 def explained(points: Sequence[Point], max_loss: float) -> tuple[Point, ...]:
     """The points with one of them chosen, and the reason of each."""
     best = choice(points, max_loss)
-    allowed = f"{max_loss:.1%}"
+    allowed, surely = percent(max_loss), percent(CONFIDENCE, digits=0)
     reasons = []
     for place, point in enumerate(points):
         if place == best and _is_within(point, max_loss):
-            reasons.append(f"the smallest that loses less than {allowed} with {CONFIDENCE:.0%} confidence")
+            reasons.append(f"the smallest that loses less than {allowed} with {surely} confidence")
         elif place == best:
             reasons.append(f"the student as it is: nothing smaller surely loses less than {allowed}")
         elif _is_within(point, max_loss):
             reasons.append(f"surely loses less than {allowed}, but is larger or no better than the one chosen")
         else:
-            reasons.append(f"may lose {-point.change.low:.1%}, {allowed} is allowed")
+            reasons.append(f"may lose {percent(-point.change.low)}, {allowed} is allowed")
     return tuple(
         replace(point, chosen=place == best, reason=reason)
         for place, (point, reason) in enumerate(zip(points, reasons, strict=True))

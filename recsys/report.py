@@ -257,7 +257,7 @@ def _title(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return wording.plain(text, 600)
+    return wording.plain(text, 600).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _origin(digest: str, lineage: Sequence[LineageNode]) -> str:

@@ -382,7 +382,7 @@ def test_nothing_within_the_loss_falls_back_to_float(shallow: Student, tmp_path:
     compression = compress(shallow, publication(), recovery(), config, tmp_path / "out")
     pruned_point, fall_back = compression.points
     assert (fall_back.keep_ffn, fall_back.table_bits, fall_back.chosen) == (1.0, 32, True)
-    assert fall_back.reason == "the student as it is: nothing smaller surely loses less than 0.0%"
+    assert fall_back.reason == "the student as it is: nothing smaller surely loses less than 0.0\N{NO-BREAK SPACE}%"
     assert not pruned_point.chosen
     assert pruned_point.reason.startswith("may lose ")
     assert Runtime.open(tmp_path / "out").card.bits == 32
@@ -398,10 +398,10 @@ def test_the_smallest_that_surely_keeps_its_quality_is_chosen() -> None:
     assert choice(points, 0.02) == 3
     assert [p.chosen for p in explained(points, 0.02)] == [False, False, False, True]
     assert [p.reason for p in explained(points, 0.02)] == [
-        "surely loses less than 2.0%, but is larger or no better than the one chosen",
-        "may lose 3.0%, 2.0% is allowed",
-        "surely loses less than 2.0%, but is larger or no better than the one chosen",
-        "the smallest that loses less than 2.0% with 95% confidence",
+        "surely loses less than 2.0\N{NO-BREAK SPACE}%, but is larger or no better than the one chosen",
+        "may lose 3.0\N{NO-BREAK SPACE}%, 2.0\N{NO-BREAK SPACE}% is allowed",
+        "surely loses less than 2.0\N{NO-BREAK SPACE}%, but is larger or no better than the one chosen",
+        "the smallest that loses less than 2.0\N{NO-BREAK SPACE}% with 95\N{NO-BREAK SPACE}% confidence",
     ]
 
 
