@@ -2,7 +2,7 @@
 
 An untrained student of width 64 with ten neighbours an item is exported for each size of catalog; then a fresh process
 imports the runtime, verifies and opens the folder and answers one history of 50, several times over. Wall time from
-the start of the process to the answer, and the process's largest resident memory.
+the start of the process to the answer, its resident memory then, and the largest it had.
 """
 
 import argparse
@@ -32,7 +32,8 @@ runtime = Runtime.open(Path(sys.argv[1]))
 answer = runtime.recommend([[str(code) for code in range(1, 51)]])[0]
 assert len(answer) == 10
 # Not ru_maxrss: it starts with what the parent had when it forked.
-print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(*(int(status[name].split()[0]) // 1024 for name in ("VmRSS", "VmHWM")))
 """
 
 
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=7)
     asked = parser.parse_args()
     print(processor())
-    print("| items | MB of model.onnx | s to the first answer (median) | MB resident |\n|---|---|---|---|")
+    print(
+        "| items | MB of model.onnx | s to the first answer (median) | MB resident | MB at most |\n|---|---|---|---|---|"
+    )
     for items in asked.items:
         with tempfile.TemporaryDirectory() as folder:
             student = Student.untrained(DecoderShape.of(items, WIDTH, 1, LENGTH), 0.0, seed=0).eval()
@@ -52,16 +55,18 @@ def main() -> None:
             catalog = Catalog(ids, [f"item {code}" for code in ids], [None] * items, [None] * items)
             opinion = neighbours(items, np.random.default_rng(0))
             manifest = export(student, Publication(catalog, np.ones(items), "exclude", {}, opinion), 8, Path(folder))
-            seconds, megabytes = zip(*(start(folder) for _ in range(asked.starts)), strict=True)
-            figures = f"{manifest.model_bytes / 1e6:.1f} | {statistics.median(seconds):.2f} | {max(megabytes)}"
+            seconds, resident, most = zip(*(start(folder) for _ in range(asked.starts)), strict=True)
+            memory = f"{max(resident)} | {max(most)}"
+            figures = f"{manifest.model_bytes / 1e6:.1f} | {statistics.median(seconds):.2f} | {memory}"
             print(f"| {items:,} | {figures} |", flush=True)
 
 
-def start(folder: str) -> tuple[float, int]:
-    """Seconds and MB of one process."""
+def start(folder: str) -> tuple[float, int, int]:
+    """Seconds of one process, MB it has at its end and MB it had at most."""
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", FIRST_ANSWER, folder], capture_output=True, text=True, check=True)
-    return time.monotonic() - began, int(done.stdout)
+    resident, most = map(int, done.stdout.split())
+    return time.monotonic() - began, resident, most
 
 
 if __name__ == "__main__":
