@@ -80,7 +80,7 @@ def key_figures(story: Story) -> tuple[KeyFigure, ...]:
         note = _factor(factor, "faster", "slower", wording.milliseconds(teacher.p99_ms))
         figures.append(KeyFigure("p99 of one request", wording.milliseconds(artifact.p99_ms), note))
     if champion is None:
-        figures.append(KeyFigure("Champion", "none yet", "judged beside its teacher and the baselines"))
+        figures.append(KeyFigure("Champion", "none before", "judged beside its teacher and the baselines"))
     else:
         change = _change(_ndcg(artifact), _ndcg(champion))
         note = f"NDCG@10 {wording.decimal(_ndcg(champion))} on the same users"

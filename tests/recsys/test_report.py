@@ -261,8 +261,8 @@ def test_a_larger_and_slower_artifact_is_called_so():
 
 
 def test_a_first_night_says_that_there_is_no_champion(pages):
-    assert key_figures(FIRST)[-1].value == "none yet"
-    assert "none yet" in Page(pages["first night"]).text
+    assert key_figures(FIRST)[-1].value == "none before"
+    assert "none before" in Page(pages["first night"]).text
 
 
 def test_what_did_not_pass_is_named():
