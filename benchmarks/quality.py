@@ -119,7 +119,7 @@ def night(row: Row, data: Path, home: Path) -> dict[str, object]:
             {key: row[key] for key in ("name", "kind", "value", "low", "high", "outcome")} for row in story["criteria"]
         ],
         "trials": [
-            {key: trial[key] for key in ("width", "weight", "k", "state", "validation_ndcg", "best")}
+            {key: trial[key] for key in ("width", "weight", "k", "dropout", "state", "validation_ndcg", "best")}
             for trial in story["trials"]
         ],
     }
@@ -143,13 +143,19 @@ def as_markdown(result: dict) -> str:
         lines.append(f"| {name} | {' | '.join(figures)} | {size} | {model['p99_ms']:.2f} | {model['coverage']:.1%} |")
     against = [c for c in result["criteria"] if c["low"] is not None and not c["name"].startswith("slice_")]
     shown = [f"{c['name']} {c['value']:+.4f} ({c['low']:+.4f} to {c['high']:+.4f}) {c['outcome']}" for c in against]
-    trials = [
-        f"width {t['width']} a {t['weight']:.2f} K {t['k']}: {t['validation_ndcg']:.4f}{' (best)' if t['best'] else ''}"
-        for t in result["trials"]
-    ]
+    trials = [_trial(trial) for trial in result["trials"]]
     steps = [f"{name} {seconds:.0f}" for name, seconds in result["steps"].items()]
     lines += ["", f"Gate: {'; '.join(shown)}.", "", f"Trials (validation NDCG@10): {'; '.join(trials)}."]
     return "\n".join([*lines, "", f"Seconds: {', '.join(steps)}.", ""])
+
+
+def _trial(trial: dict) -> str:
+    """Rows before 30 November have no dropout of their own."""
+    dropout = f" dropout {trial['dropout']:g}" if "dropout" in trial else ""
+    best = " (best)" if trial["best"] else ""
+    return (
+        f"width {trial['width']} a {trial['weight']:.2f} K {trial['k']}{dropout}: {trial['validation_ndcg']:.4f}{best}"
+    )
 
 
 if __name__ == "__main__":
