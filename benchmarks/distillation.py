@@ -1,8 +1,8 @@
 """What each loss from the teacher, its weight and K are worth: students of one fixed teacher and its stored labels.
 
     python -m benchmarks.distillation --data DIR/SHOP [--home DIR] [--widths 16 32] [--losses none topk_tail ...]
-        [--weights .5 .9] [--kept 10 50] [--temperatures 1 2] [--seeds 0 1] [--epochs 15] [--preset quick]
-        [--split temporal]
+        [--weights .5 .9] [--kept 10 50] [--temperatures 1 2] [--dropouts .2] [--seeds 0 1] [--epochs 15]
+        [--preset quick] [--split temporal]
 
 The teacher and the labels are those of the last night of --home; where no night has ended, one is run first. Each
 student is one row of the result, written as soon as it is known; rows that are there are not run again. Epochs are
@@ -42,6 +42,8 @@ from tasks.last_night import HEAD, LastNight
 
 NONE = "none"
 LOSSES: tuple[SoftLossName, ...] = (*SOFT_LOSSES, HIDDEN)
+DROPOUT = 0.2
+"""Of rows that name none."""
 SECONDS_A_POSITION = 6e-5
 """Of one epoch on one core, width 32, until a row of this shop has been measured."""
 
@@ -56,6 +58,7 @@ class Cell:
     k: int  # soft labels used
     seed: int
     temperature: float = 1.0  # of hidden
+    dropout: float = DROPOUT
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 0.9])
     parser.add_argument("--kept", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1, 2])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[DROPOUT])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=SearchConfig().epochs)
     parser.add_argument("--preset", default="quick")
@@ -153,13 +157,13 @@ def _cells(asked: argparse.Namespace, lesson: Lesson) -> Iterator[Cell]:
     """Seed by seed, so that a run that is cut short has every loss; K is nothing to the first rank alone, nor to all."""
     most = lesson.labels.labelling.top_k
     kept = sorted({min(k, most) for k in asked.kept})
-    for seed, width, loss in product(asked.seeds, asked.widths, asked.losses):
+    for seed, width, dropout, loss in product(asked.seeds, asked.widths, asked.dropouts, asked.losses):
         if loss == NONE:
-            yield Cell(width, NONE, 0.0, 0, seed)
+            yield Cell(width, NONE, 0.0, 0, seed, dropout=dropout)
             continue
         ks = {"hard_label": [1], HIDDEN: [most]}.get(loss, kept)
         for weight, k, T in product(asked.weights, ks, asked.temperatures if loss == HIDDEN else (1.0,)):
-            yield Cell(width, loss, weight, k, seed, T)
+            yield Cell(width, loss, weight, k, seed, T, dropout)
 
 
 def _row(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def _row(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
 
 def _identity(row: dict[str, Any]) -> tuple[object, ...]:
     names = ("made_from", "epochs", "width", "loss", "weight", "k", "seed")
-    return (*(row.get(name) for name in names), row.get("temperature", 1.0))
+    return (*(row.get(name) for name in names), row.get("temperature", 1.0), row.get("dropout", DROPOUT))
 
 
 def _minutes(lesson: Lesson, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], epochs: int) -> float:
@@ -198,7 +202,7 @@ def _student(lesson: Lesson, cell: Cell, epochs: int) -> dict[str, Any]:
     """A student, trained as the search trains one, and scored on the test users once."""
     began, knobs = time.monotonic(), SearchConfig()
     shape = DecoderShape.of(lesson.dataset.catalog.items, cell.width, 1, lesson.length)
-    student = Student.untrained(shape, knobs.dropouts[0], cell.seed).to(device())
+    student = Student.untrained(shape, cell.dropout, cell.seed).to(device())
     objective = Distillation(lesson.labels, cell.weight, cell.k)
     if cell.loss != NONE:
         loss = next(name for name in LOSSES if name == cell.loss)

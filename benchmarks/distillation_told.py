@@ -38,9 +38,10 @@ def _students(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _loss(row: dict[str, Any]) -> str:
-    """At another temperature than 1 it is another loss."""
-    T = row.get("temperature", 1)
-    return f"{row['loss']} at T {T:g}" if T != 1 else str(row["loss"])
+    """At another temperature than 1, or another dropout than .2, it is another loss."""
+    T, dropout = row.get("temperature", 1), row.get("dropout", 0.2)
+    name = f"{row['loss']} at T {T:g}" if T != 1 else str(row["loss"])
+    return f"{name} at dropout {dropout:g}" if dropout != 0.2 else name
 
 
 def _groups(rows: Rows) -> list[str]:
