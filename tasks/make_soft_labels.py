@@ -15,7 +15,7 @@ from tasks.night import TASK_OPTIONS, Night, step
 from tasks.opening import labelling_of, open_dataset, open_teacher
 from tasks.refs import DatasetRef, LabelsRef, Ref, TeacherRef
 
-VERSION = 2
+VERSION = 3
 
 
 @task(name="label", **TASK_OPTIONS)
