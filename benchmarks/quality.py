@@ -66,7 +66,7 @@ ROWS = (
         for n in (1, 2)
     ),
     Row("amazon-beauty-5core", "standard", LEAVE_ONE_OUT + knobs("teacher.members=2"), 50, "two-members"),
-    Row("ml-1m", "standard", LEAVE_ONE_OUT + DENSE + knobs("search.trials=2"), 60),
+    Row("ml-1m", "standard", LEAVE_ONE_OUT + DENSE + knobs("search.trials=2", "search.widths=[128]"), 60),
 )
 
 
