@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from benchmarks.distillation_told import as_markdown, draw
+from benchmarks.distillation_told import DROPOUT, as_markdown, draw
 from benchmarks.one_night import recsys
 from recsys.config import SearchConfig, SoftLossName
 from recsys.dataset import Dataset
@@ -42,8 +42,6 @@ from tasks.last_night import HEAD, LastNight
 
 NONE = "none"
 LOSSES: tuple[SoftLossName, ...] = (*SOFT_LOSSES, HIDDEN)
-DROPOUT = 0.2
-"""Of rows that name none."""
 SECONDS_A_POSITION = 6e-5
 """Of one epoch on one core, width 32, until a row of this shop has been measured."""
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from recsys.canvas import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, SMALL, VERMILION, style
 
 Rows = Sequence[dict[str, Any]]
+DROPOUT = 0.2
+"""Of rows that name none."""
 _LOOKS = (("o", BLUE), ("s", VERMILION), ("^", GREEN), ("D", ORANGE), ("v", PURPLE), ("P", INK), ("X", QUIET))
 
 
@@ -38,10 +40,10 @@ def _students(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _loss(row: dict[str, Any]) -> str:
-    """At another temperature than 1, or another dropout than .2, it is another loss."""
-    T, dropout = row.get("temperature", 1), row.get("dropout", 0.2)
+    """At another temperature than 1, or another dropout than DROPOUT, it is another loss."""
+    T, dropout = row.get("temperature", 1), row.get("dropout", DROPOUT)
     name = f"{row['loss']} at T {T:g}" if T != 1 else str(row["loss"])
-    return f"{name} at dropout {dropout:g}" if dropout != 0.2 else name
+    return f"{name} at dropout {dropout:g}" if dropout != DROPOUT else name
 
 
 def _groups(rows: Rows) -> list[str]:

@@ -60,7 +60,7 @@ class StepCost:
 
     seconds: float
     cpu_seconds: float
-    peak_mb: float  # the largest sum of resident memory over the night's process tree while it ran
+    peak_mb: float  # the most memory of the night's process tree while it ran (rows before 30 November: shared pages in each)
 
 
 def main() -> None:

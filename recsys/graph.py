@@ -124,10 +124,10 @@ class _Whole:
         self.graph, self.width, self.state_levels = graph, decoder.shape.width, STATE_LEVELS[bits]
         zero = 0 if bits == 8 else LEVELS[bits] + 1  # of a row: what is packed is not negative
         rows = _filled(table.rows + np.int8(zero), decoder.shape.items, zero)
-        fours = (
-            None if bits == 8 else graph.op("Cast", graph.fours("table", rows.astype(np.uint8)), to=TensorProto.INT8)
-        )
-        self.rows = fours or graph.weight("table", rows)
+        if bits == 8:
+            self.rows = graph.weight("table", rows)
+        else:
+            self.rows = graph.op("Cast", graph.fours("table", rows.astype(np.uint8)), to=TensorProto.INT8)
         self.scales = graph.scales("table_scales", _filled(table.scales, decoder.shape.items, 1))
         self.zero_point, self.zero = graph.number(zero, np.int8), graph.number(zero)
 
