@@ -197,7 +197,7 @@ class _BlockGraph:
         """(B, L, D) -> (B, L, D) with the causal mask (L, L)."""
         op, ints = self.graph.op, self.graph.ints
         qkv = self._linear(self._norm(x, "attention_norm"), "qkv", self.qkv_weight, self.qkv_bias, self.factor)
-        query, key, value = self._by_head(qkv, ["query", "key", "value"])  # (1, B, H, L, head width)
+        query, key, value = self._by_head(qkv)  # (1, B, H, L, head width)
         weights = op("Softmax", op("Add", op("MatMul", query, self._transposed(key)), causal))
         mixed = op("Transpose", op("MatMul", weights, value), perm=[1, 3, 0, 2, 4])
         x = op("Add", x, self._module(op("Reshape", mixed, ints(0, 0, -1)), "out"))
@@ -228,12 +228,12 @@ class _BlockGraph:
         state = op("Add", op("GatherND", x, at, batch_dims=1), self._module(mixed, "out"))
         return self._feed_forward(state)
 
-    def _by_head(self, joined: str, parts: list[str]) -> list[str]:
-        """(B, L, parts x heads x head width) -> each part (1, B, H, L, head width)."""
-        shape = self.graph.ints(0, 0, len(parts), self.block.heads, self.block.head_width)
-        split = self.graph.op("Transpose", self.graph.op("Reshape", joined, shape), perm=[2, 0, 3, 1, 4])
-        names = [f"{self.name}.{part}" for part in parts]
-        return self.graph.ops("Split", split, names=names, axis=0, num_outputs=len(parts))
+    def _by_head(self, qkv: str) -> list[str]:
+        """(B, L, 3 x heads x head width) -> query, key and value, each (1, B, H, L, head width)."""
+        shape = self.graph.ints(0, 0, 3, self.block.heads, self.block.head_width)
+        split = self.graph.op("Transpose", self.graph.op("Reshape", qkv, shape), perm=[2, 0, 3, 1, 4])
+        names = [f"{self.name}.{part}" for part in ("query", "key", "value")]
+        return self.graph.ops("Split", split, names=names, axis=0, num_outputs=3)
 
     def _transposed(self, key: str) -> str:
         """(..., L, head width) -> (..., head width, L)."""
