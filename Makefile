@@ -17,7 +17,7 @@ up: $(VENV)/.ready
 down: $(VENV)/.ready
 	$(BIN)/recsys down
 
-# One test process and one thread a core: more of either only wait for each other. Bytecode is kept: many tests start processes.
+# One thread a process, three processes for two cores (tests/conftest.py). Bytecode is kept: many tests start processes.
 test: $(VENV)/.ready lint
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 RECSYS_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 

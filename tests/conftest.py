@@ -1,6 +1,7 @@
 """Which file begins when; PostgreSQL; and a home that the previous release made, which is there in less time than a night takes."""
 
 import dataclasses
+import gc
 import importlib.util
 import os
 import tarfile
@@ -17,6 +18,8 @@ from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 from tests.postgres import Postgres, binaries
 
+gc.set_threshold(50_000, 20, 20)  # what is imported is a million objects, which the default looks through again and again
+
 DATA = Path(__file__).with_name("data")
 LONGEST = (
     "browser/", "flows/test_nightly.py", "flows/test_planning.py", "tasks/test_checkup.py", "flows/cli/test_up.py",
@@ -31,6 +34,12 @@ class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         return "tests/browser" if file.startswith("tests/browser/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores: nights wait for servers, and servers for nights."""
+    return 3 * len(os.sched_getaffinity(0)) // 2
 
 
 @pytest.hookimpl(optionalhook=True)

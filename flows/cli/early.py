@@ -16,7 +16,7 @@ def made_ready(settings: Settings) -> Iterator[None]:
 
     RecsysError when Prefect's server does not start.
     """
-    server = None
+    server, fresh = None, not (settings.prefect / "prefect.db").exists()
     if "PREFECT_API_URL" not in os.environ:  # else there is one
         server = PassingServer(settings.logs / "passing-prefect.log")
         atexit.register(server.stop)
@@ -27,8 +27,9 @@ def made_ready(settings: Settings) -> Iterator[None]:
     from tasks.adapters.tracking import Tracking
 
     _ = Tracking(settings).experiment_id
+    if server and fresh:
+        expectations.imported()  # while its database is made; later nights may have nothing to validate
     if server:
-        expectations.imported()  # while the server still starts; where one is there already, only when needed
         server.wait()
     gc.freeze()
     gc.enable()
