@@ -7,7 +7,6 @@ seconds to import torch, so workers may be called up before their work is known.
 """
 
 import ctypes
-import gc
 import mmap
 import os
 import pickle
@@ -23,6 +22,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, Self, TypeVar
+
+from recsys.importing import importing
 
 Shared = TypeVar("Shared")
 Job = TypeVar("Job")
@@ -190,11 +191,9 @@ def taken_over(file: Path) -> Any:
 
 def _serve(connection: Connection, module: str) -> None:
     """One job after another, until the caller is gone."""
-    gc.disable()  # while modules are imported, which leaves no garbage to look for
-    import_module(module)
-    work, shared = taken_over(Path(os.fsdecode(connection.recv_bytes())))
-    gc.freeze()
-    gc.enable()
+    with importing():
+        import_module(module)
+        work, shared = taken_over(Path(os.fsdecode(connection.recv_bytes())))
 
     def tell(value: Any) -> None:
         connection.send_bytes(pickle.dumps(("told", value)))

@@ -18,7 +18,7 @@ from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
 from tests.postgres import Postgres, binaries
 
-gc.set_threshold(50_000, 20, 20)  # what is imported is a million objects, which the default looks through again and again
+gc.set_threshold(50_000, 20, 20)  # imports are a million objects, which the default looks through again and again
 
 DATA = Path(__file__).with_name("data")
 LONGEST = (

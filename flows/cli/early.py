@@ -1,11 +1,11 @@
 """What takes seconds to be ready is begun before Python imports: Prefect's server and MLflow's database."""
 
 import atexit
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from recsys.importing import importing
 from tasks.adapters.passing_server import PassingServer
 from tasks.adapters.settings import Settings
 
@@ -21,15 +21,13 @@ def made_ready(settings: Settings) -> Iterator[None]:
         server = PassingServer(settings.logs / "passing-prefect.log")
         atexit.register(server.stop)
         settings.export(server.url)
-    gc.disable()  # imports make a million objects and hardly any garbage: looking for it is a quarter of their time
-    yield
-    from tasks.adapters import expectations
-    from tasks.adapters.tracking import Tracking
+    with importing():
+        yield
+        from tasks.adapters import expectations
+        from tasks.adapters.tracking import Tracking
 
-    _ = Tracking(settings).experiment_id
-    if server and fresh:
-        expectations.imported()  # while its database is made; later nights may have nothing to validate
-    if server:
-        server.wait()
-    gc.freeze()
-    gc.enable()
+        _ = Tracking(settings).experiment_id
+        if server and fresh:
+            expectations.imported()  # while its database is made; later nights may have nothing to validate
+        if server:
+            server.wait()

@@ -4,6 +4,7 @@ Prefect starts one by itself too, but only once the caller has imported all of P
 leaves it behind when the caller is killed.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from urllib.request import urlopen
 
 from recsys.errors import RecsysError
 from recsys.fleet import end_with_parent
+from recsys.importing import importing
 
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 120, 5
@@ -66,9 +68,11 @@ def _main(descriptor: int, parent: int) -> None:
     end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:  # it was killed before the line above, and nothing will tell
         return
-    import uvicorn  # here: the command that starts it has no use for it
-
     app = "prefect.server.api.server:create_app"
+    with importing():  # here: the command that starts it has no use for them
+        importlib.import_module(app.partition(":")[0])
+        import uvicorn
+
     config = uvicorn.Config(app, factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
