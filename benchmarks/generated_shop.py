@@ -17,11 +17,11 @@ _CHUNK = 1_000_000
 _SCHEMA = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
 
 
-def write_shop(folder: Path, events: int, users: int, items: int) -> None:
+def write_shop(folder: Path, events: int, users: int, items: int, titled: bool = True) -> None:
     """events.parquet and items.parquet in an existing folder; the same arguments give the same rows."""
     ids = pa.array([f"item-{item:07d}" for item in range(items)])
-    titles = pa.array([f"thing number {item}" for item in range(items)])
     nothing = pa.nulls(items, pa.string())
+    titles = pa.array([f"thing number {item}" for item in range(items)]) if titled else nothing
     pq.write_table(pa.Table.from_arrays([ids, titles, nothing, nothing], schema=ITEMS), folder / "items.parquet")
     with pq.ParquetWriter(folder / "events.parquet", _SCHEMA, compression="zstd") as writer:
         for table in _events(events, users, ids):

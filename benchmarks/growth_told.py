@@ -16,11 +16,8 @@ _MARKS = dict(zip(STEPS, "osD^vPX", strict=True))
 
 
 def swept(rows: Sequence[dict], sweep: str) -> list[dict]:
-    """The rows of one sweep, the smallest first; of another one too, where all stands still that stands still in this."""
-    own = [row for row in rows if row["sweep"] == sweep]
-    still = [key for key in SWEEPS if key != sweep and sweep != "events"]  # users grow with the events
-    more = [row for row in rows if row not in own and own and still and all(row[key] == own[0][key] for key in still)]
-    return sorted([*own, *more], key=lambda row: row[sweep])
+    """The rows of one sweep, the smallest first."""
+    return sorted((row for row in rows if row["sweep"] == sweep), key=lambda row: row[sweep])
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:

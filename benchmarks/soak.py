@@ -120,7 +120,7 @@ def questions_of(settings: Settings, items: int) -> Asked:
         if number % 4 == 2:
             question["exclude"] = [f"item-{item}" for item in rng.integers(items, size=20)]
         if number % 4 == 3:
-            question["allow"] = [f"item-{item}" for item in rng.integers(items, size=items // 2)]
+            question["allow"] = [f"item-{item}" for item in rng.integers(items, size=items // 20)]
         asked.append(question)
     answers: list[dict[int, Answered]] = [{} for _ in asked]
     workshop = Workshop.of(settings)
