@@ -5,20 +5,22 @@ import os
 import shutil
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from recsys.resolve import resolve
 from recsys.synthetic import shop
 from tasks.adapters.settings import Settings
 from tests import fork_server
+from tests.browser.windows import PATIENCE, PAYLOADS, watched
 from tests.servers import free_port
 
-PATIENCE = 300  # seconds, on a busy machine
 SMALL = [
     "teacher.width=16", "teacher.dropout=0.1", "teacher.epochs=4", "teacher.learning_rate=0.01",
     "search.widths=[16]", "search.trials=2", "search.epochs=3", "search.learning_rate=0.01",
@@ -33,10 +35,6 @@ OPTIONS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-ASSISTANT_CLOSED = """
-localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
-localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
-"""
 
 
 class Installation:
@@ -121,7 +119,9 @@ def browser():
 def installation(browser, tmp_path_factory):
     """Up, with two versions in the registry and small nights in the form. Everything is down at the end."""
     folder = tmp_path_factory.mktemp("installation")
-    shop(users=200, items=40, events_a_user=16, randomness=0.3, seed=1, days=60).write(folder)
+    made = shop(users=200, items=40, events_a_user=16, randomness=0.3, seed=1, days=60)
+    titles = pa.array([f"{PAYLOADS[item % len(PAYLOADS)]} {item}" for item in range(len(made.items))])
+    replace(made, items=made.items.set_column(1, "title", titles)).write(folder)
     there = Installation(folder)
     place = ("--events", folder / "events.parquet", "--items", folder / "items.parquet")
     try:
@@ -138,7 +138,7 @@ def installation(browser, tmp_path_factory):
 
 @pytest.fixture
 def page(browser: Browser, installation: Installation):
-    """A fresh browser window. What it asks of anybody but this machine is a failure."""
+    """A fresh browser window. What it asks of anybody but this machine is a failure, and so is what it obeys."""
     yield from window(browser)
 
 
@@ -148,15 +148,8 @@ def long_page(browser: Browser, installation: Installation):
     yield from window(browser)
 
 
-def window(browser: Browser):
-    expect.set_options(timeout=PATIENCE * 1000)
-    context = browser.new_context(viewport={"width": 1280, "height": 1000}, timezone_id="UTC", locale="en-GB")
-    context.add_init_script(ASSISTANT_CLOSED)
-    context.set_default_timeout(PATIENCE * 1000)
-    elsewhere: list[str] = []
-    here = ("http://127.0.0.1:", "data:", "blob:")
-    context.on("request", lambda request: None if request.url.startswith(here) else elsewhere.append(request.url))
-    page: Page = context.new_page()
-    yield page
-    context.close()
-    assert elsewhere == [], "the pages work without the internet"
+def window(browser: Browser) -> Iterator[Page]:
+    with watched(browser) as seen:
+        yield seen.page
+    assert seen.elsewhere == [], "the pages work without the internet"
+    assert seen.obeyed == [], "what a page shows is no part of it"
