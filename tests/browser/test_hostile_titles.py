@@ -19,15 +19,18 @@ def test_the_window_convicts_a_page_that_shows_them_as_they_come(browser, payloa
     assert bool(seen.elsewhere) == ("http:" in payload)
 
 
-def test_no_page_of_ours_obeys_a_title(page, installation):
+def test_no_page_of_ours_obeys_a_title(browser, installation):
     """Reports of nights, validations and the monitor; Prefect's and MLflow's pages are opened by the other tests."""
     installation.recsys("monitor", codes=(0, 1))  # 1: the shop's events are old
     pages = sorted(installation.home.rglob("*.html"))
     assert {each.parent.name for each in pages} >= {"reports", "monitor", "validation"}
     shown = set()
-    for each in pages:
-        page.goto(each.as_uri())
-        text = page.locator("body").inner_text()
-        shown |= {payload for payload in PAYLOADS if payload in text}
-        page.evaluate(HOVER)
+    with watched(browser) as seen:
+        for each in pages:
+            seen.page.goto(each.as_uri())
+            text = seen.page.locator("body").inner_text()
+            shown |= {payload for payload in PAYLOADS if payload in text}
+            seen.page.evaluate(HOVER)
     assert shown == set(PAYLOADS)
+    assert seen.elsewhere == [each.as_uri() for each in pages], "a page asks for nothing but itself"
+    assert seen.obeyed == []

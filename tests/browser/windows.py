@@ -38,7 +38,7 @@ def watched(browser: Browser) -> Iterator[Seen]:
     context.add_init_script(ASSISTANT_CLOSED)
     context.set_default_timeout(PATIENCE * 1000)
     seen = Seen(context.new_page())
-    here = ("http://127.0.0.1:", "file:", "data:", "blob:")
+    here = ("http://127.0.0.1:", "data:", "blob:")
     context.on("request", lambda asked: None if asked.url.startswith(here) else seen.elsewhere.append(asked.url))
     context.expose_function("obeyed", lambda what: seen.obeyed.append(what))
 
@@ -47,5 +47,7 @@ def watched(browser: Browser) -> Iterator[Seen]:
         dialog.dismiss()
 
     context.on("dialog", dismiss)
-    yield seen
-    context.close()
+    try:
+        yield seen
+    finally:
+        context.close()
