@@ -154,11 +154,20 @@ def sweep_temp(folder: Path, names: str, older_than: float, broom: Broom) -> Non
 def _open_below(folder: Path) -> Iterator[str]:
     """Names in a folder that a process works in or has open."""
     place = Path(os.path.realpath(folder))
-    for link in (*Path("/proc").glob("[0-9]*/cwd"), *Path("/proc").glob("[0-9]*/fd/*")):
-        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-            target = Path(os.readlink(link))
-            if place in target.parents:
-                yield target.relative_to(place).parts[0]
+    for process in Path("/proc").glob("[0-9]*"):
+        for link in (process / "cwd", *_open_files(process)):
+            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                target = Path(os.readlink(link))
+                if place in target.parents:
+                    yield target.relative_to(place).parts[0]
+
+
+def _open_files(process: Path) -> list[Path]:
+    """Links to them; none of one that has ended, or is somebody else's."""
+    try:
+        return [process / "fd" / name for name in os.listdir(process / "fd")]
+    except OSError:
+        return []
 
 
 def _read(path: Path) -> Manifest | None:

@@ -1,6 +1,7 @@
 """Mark and sweep: what is kept, in use or young stays; what is interrupted does no harm; writers and sweeper together."""
 
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import os
@@ -246,6 +247,23 @@ def test_what_killed_commands_left_in_tmp_goes_when_it_is_old_and_nobody_uses_it
         works.kill()
     assert {path.name for path in folder.iterdir()} == {"union-at-work", "worker-s"}
     assert [(freed.kind, freed.things, freed.bytes) for freed in broom.freed()] == [("left by killed commands", 1, 10)]
+
+
+def test_a_process_that_ends_while_it_is_looked_at_hinders_nobody(tmp_path, monkeypatch):
+    for name in ("left", "open"):
+        (tmp_path / name).mkdir()
+
+    def ended(look, place):
+        if str(place) == f"/proc/{os.getppid()}/fd":
+            raise FileNotFoundError(place)
+        return look(place)
+
+    for look in (os.listdir, os.scandir):  # whichever it is looked at by
+        monkeypatch.setattr(os, look.__name__, functools.partial(ended, look))
+    opened = os.open(tmp_path / "open", os.O_RDONLY)
+    sweep_temp(tmp_path, "*", EVERYTHING_IS_OLD, Broom(dry_run=False))
+    os.close(opened)
+    assert [path.name for path in tmp_path.iterdir()] == ["open"]
 
 
 @pytest.mark.parametrize("name", ["tmp", "scratch"])
