@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 from tasks.adapters.relocate import old_home, relocate
 from tasks.adapters.settings import Settings
 from tasks.adapters.store import Store
+from tests import new_databases
 from tests.postgres import Postgres, binaries
 
 gc.set_threshold(50_000, 20, 20)  # imports are a million objects, which the default looks through again and again
@@ -34,6 +35,16 @@ class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         return "tests/browser" if file.startswith("tests/browser/") else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        new_databases.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        new_databases.end()
 
 
 @pytest.hookimpl(optionalhook=True)

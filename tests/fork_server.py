@@ -187,6 +187,7 @@ def import_everything() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     assert "onnxruntime" not in sys.modules
+    with_new_databases()
     export = Settings.export
 
     def exported(self: Settings, passing: str | None = None) -> Settings:
@@ -196,6 +197,26 @@ def import_everything() -> None:
 
     Settings.export = exported  # type: ignore[method-assign]
     gc.freeze()
+
+
+def with_new_databases() -> None:
+    """Homes begin with databases that were made before (tests/new_databases.py)."""
+    from tasks.adapters import connection, passing_server
+    from tests import new_databases
+
+    make, begin = connection._make, passing_server.PassingServer.__init__
+
+    def made(database: Path) -> None:
+        new_databases.mlflow(database)
+        make(database)
+
+    def begun(self: passing_server.PassingServer, log: Path) -> None:
+        new_databases.prefect(Path(os.environ["PREFECT_HOME"]))
+        begin(self, log)
+
+    new_databases.folder()  # now: a command takes an environment of its own
+    connection._make = made
+    passing_server.PassingServer.__init__ = begun  # type: ignore[method-assign]
 
 
 def read_places_again() -> None:

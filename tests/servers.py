@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests import new_databases
 from tests.fork_server import OURS
 
 _START_SECONDS = 300
@@ -36,6 +37,8 @@ class Server:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
         }
+        if not database:
+            new_databases.prefect(folder)
         port = free_port()
         place = ["--host", "127.0.0.1", "--port", str(port), "--no-ui", *([] if services else ["--no-services"])]
         return cls(

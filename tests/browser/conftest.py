@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from recsys.resolve import resolve
 from recsys.synthetic import shop
 from tasks.adapters.settings import Settings
-from tests import fork_server
+from tests import fork_server, new_databases
 from tests.browser.windows import PATIENCE, PAYLOADS, watched
+from tests.prefect_api import PrefectApi
 from tests.servers import free_port
 
 SMALL = [
@@ -46,6 +46,7 @@ class Installation:
         prefect, mlflow = free_port(), free_port()
         self.ports = ("--prefect-port", prefect, "--mlflow-port", mlflow)
         self.prefect, self.mlflow = f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{mlflow}"
+        self.api = PrefectApi(f"{self.prefect}/api")
 
     def recsys(self, command: str, *words: object, codes: tuple[int, ...] = (0,)) -> str:
         """A command of ours as a user gives it, with nothing set."""
@@ -60,29 +61,15 @@ class Installation:
         shop_files = ("--events", self.folder / "events.parquet", "--items", self.folder / "items.parquet")
         self.recsys("nightly", *shop_files, *(word for knob in (*SMALL, *knobs) for word in ("--set", knob)))
 
-    def api(self, path: str, body: object = None, method: str = "POST") -> Any:
-        request = urllib.request.Request(
-            f"{self.prefect}/api{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            text = reply.read()
-        return json.loads(text) if text else None
-
-    def deployment(self, name: str) -> Any:
-        return self.api(f"/deployments/name/{name}/{name}", method="GET")
-
     def runs(self, name: str) -> set[str]:
         """Those that a person asked for; the schedule's are made anew whenever the deployment changes."""
-        found = self.api("/flow_runs/filter", {"deployments": {"name": {"any_": [name]}}})
+        found = self.api.post("flow_runs/filter", deployments={"name": {"any_": [name]}})
         return {run["id"] for run in found if not run["auto_scheduled"]}
 
     def upcoming(self, name: str) -> bool:
         """Whether the schedule has made the next run."""
-        asked = {"deployments": {"name": {"any_": [name]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-        return bool(self.api("/flow_runs/filter", asked))
+        scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+        return bool(self.api.post("flow_runs/filter", deployments={"name": {"any_": [name]}}, flow_runs=scheduled))
 
     def history(self) -> list[dict[str, Any]]:
         """The ledger, newest first."""
@@ -125,12 +112,13 @@ def installation(browser, tmp_path_factory):
     there = Installation(folder)
     place = ("--events", folder / "events.parquet", "--items", folder / "items.parquet")
     try:
+        new_databases.prefect(there.home / "prefect")
         there.recsys("up", *place, *there.ports)
         there.night()
         there.night("search.seed=3")
-        nightly = there.deployment("nightly")
+        nightly = there.api.deployment("nightly")
         small = {**nightly["parameters"], **resolve("quick", SMALL).model_dump(mode="json")}
-        there.api(f"/deployments/{nightly['id']}", {"parameters": small}, "PATCH")
+        there.api.patch(f"deployments/{nightly['id']}", parameters=small)
         yield there
     finally:
         there.recsys("down")

@@ -27,7 +27,7 @@ class Night:
 
 
 def open_form(page: Page, installation) -> None:
-    page.goto(f"{installation.prefect}/deployments/deployment/{installation.deployment('nightly')['id']}")
+    page.goto(f"{installation.prefect}/deployments/deployment/{installation.api.deployment('nightly')['id']}")
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("button", name="Custom run").click()
     page.get_by_text("Run Name").wait_for()
@@ -40,7 +40,7 @@ def field(page: Page, help_text: str) -> Locator:
 
 
 def artifacts_of(installation, run: str) -> dict[str, str]:
-    found = installation.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    found = installation.api.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
     return {each["key"]: each["id"] for each in found}
 
 
@@ -67,14 +67,14 @@ def night(long_page, installation, wait_until: Callable) -> Night:
     wait_until(lambda: over(installation, run))
     page.goto(f"{installation.prefect}/runs/flow-run/{run}")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    seen = installation.api(f"/flow_runs/{run}", method="GET")
+    seen = installation.api.run(run)
     artifacts = artifacts_of(installation, run)
-    told = installation.api(f"/artifacts/{artifacts['verdict']}", method="GET")["description"]
+    told = installation.api.get(f"artifacts/{artifacts['verdict']}")["description"]
     return Night(seen["name"], run, artifacts, told.partition(":")[0])
 
 
 def over(installation, run: str) -> bool:
-    state = installation.api(f"/flow_runs/{run}", method="GET")["state"]
+    state = installation.api.run(run)["state"]
     assert state["type"] not in ("FAILED", "CRASHED", "CANCELLED"), state["message"]
     return state["type"] == "COMPLETED"
 
@@ -159,7 +159,7 @@ def test_what_people_write_is_shown_and_not_obeyed(page, installation):
     rows = json.dumps([{"why": literal(text)}])
     for kind, data in (("markdown", literal(text)), ("table", rows)):
         made = {"key": f"hostile-{kind}", "type": kind, "data": data, "description": literal(text)}
-        page.goto(f"{installation.prefect}/artifacts/artifact/{installation.api('/artifacts/', made)['id']}")
+        page.goto(f"{installation.prefect}/artifacts/artifact/{installation.api.post('artifacts/', **made)['id']}")
         expect(page.get_by_role("article").filter(has_text="*so* ![seen](")).to_have_count(2)
         expect(page.get_by_role("article").filter(has_text='<img src="')).to_have_count(2)
     # the window's fixture finds out whether anything was fetched

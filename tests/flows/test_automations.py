@@ -4,19 +4,18 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from tests import fork_server
+from tests import fork_server, new_databases, servers
+from tests.prefect_api import PrefectApi
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,11 +83,11 @@ class Prefect:
     """A server of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        new_databases.prefect(folder)
+        port = servers.free_port()
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
         self.url, self.folder = f"http://127.0.0.1:{port}/api", folder
+        self.api = PrefectApi(self.url)
         server = {
             **kept,
             "PREFECT_HOME": str(folder),
@@ -107,21 +106,7 @@ class Prefect:
             self.process = subprocess.Popen(
                 command, env=server, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        until(lambda: self.ask("GET", "/health") is True, 120)
-
-    def ask(self, method: str, path: str, body: object = None):
-        """The server's answer; None where it does not answer yet."""
-        data = None if method == "GET" else json.dumps(body or {}).encode()
-        request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"}, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as reply:
-                return json.loads(reply.read() or b"null")
-        except ConnectionError:
-            return None
-        except urllib.error.URLError as error:
-            if isinstance(error, urllib.error.HTTPError):
-                raise
-            return None
+        until(self.api.answers, 120)
 
     def run(self, script: str, *words: str) -> str:
         done = fork_server.run(["-c", script, *words], self.environment, cwd=self.folder, timeout=120)
@@ -129,7 +114,7 @@ class Prefect:
         return done.stdout
 
     def runs(self, flow: str) -> list[dict]:
-        return self.ask("POST", "/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+        return self.api.post("flow_runs/filter", flows={"name": {"any_": [flow]}})
 
 
 def until(happened: Callable[[], object], seconds: float):
@@ -250,12 +235,12 @@ def test_what_a_person_switched_off_stays_off_and_what_is_gone_from_the_file_is_
     prefect, sinks, home, installed
 ):
     off = installed["recsys: tell that runs are late"]["id"]
-    prefect.ask("PATCH", f"/automations/{off}", {"enabled": False})
+    prefect.api.patch(f"automations/{off}", enabled=False)
     (home / "notify.toml").write_text((home / "notify.toml").read_text().splitlines()[0])
     changed = json.loads(prefect.run(INSTALL, str(home)))
     assert not changed["recsys: tell that runs are late"]["enabled"]
     assert all(len(each["actions"]) == 1 for name, each in changed.items())
-    blocks = prefect.ask("POST", "/block_documents/filter", {"include_secrets": True})
+    blocks = prefect.api.post("block_documents/filter", include_secrets=True)
     assert [block["name"] for block in blocks] == ["recsys-email"]
     sinks.notify_toml(home)
     assert prefect.run(INSTALL, str(home))
@@ -282,7 +267,7 @@ def test_people_are_told_by_every_channel_and_what_follows_begins(prefect, sinks
 
 def test_nobody_sees_an_address(prefect, installed):
     assert "canary" not in json.dumps(installed)
-    assert "canary" not in json.dumps(prefect.ask("POST", "/block_documents/filter", {}))
+    assert "canary" not in json.dumps(prefect.api.post("block_documents/filter"))
 
 
 def test_a_missed_night_is_noticed_by_the_server_alone(installed):
@@ -293,8 +278,8 @@ def test_a_missed_night_is_noticed_by_the_server_alone(installed):
 
 
 def test_a_killed_run_is_seen_within_a_minute_and_its_place_is_free(prefect, sinks, dead):
-    run = until(lambda: (r := prefect.ask("GET", f"/flow_runs/{dead}"))["state_type"] == "CRASHED" and r, 60)
+    run = until(lambda: (r := prefect.api.run(dead))["state_type"] == "CRASHED" and r, 60)
     assert "No sign of life" in run["state"]["message"]
-    new = prefect.ask("POST", f"/deployments/{run['deployment_id']}/create_flow_run", {})
-    answer = prefect.ask("POST", f"/flow_runs/{new['id']}/set_state", {"state": {"type": "PENDING"}})
+    new = prefect.api.post(f"deployments/{run['deployment_id']}/create_flow_run")
+    answer = prefect.api.post(f"flow_runs/{new['id']}/set_state", state={"type": "PENDING"})
     assert answer["status"] == "ACCEPT", "else it would be cancelled: the deployment has one place"

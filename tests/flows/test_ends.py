@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ import pytest
 
 from tests import fork_server, servers
 from tests.faults.night import KNOBS, ROOT, Shop, Truth, asked, broken, processes, rows
+from tests.prefect_api import PrefectApi
 
 UNCONNECTED = """
 import ctypes, fcntl, socket, struct, sys
@@ -134,29 +134,24 @@ def awaited(get: Callable[[], Any]) -> Any:
 class Asked:
     """A night that Prefect was asked for."""
 
-    def __init__(self, prefect: httpx.Client) -> None:
-        self.prefect = prefect
-        deployment = awaited(self._deployment)
-        self.run = prefect.post(f"deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
-
-    def _deployment(self) -> str:
-        found = self.prefect.get("deployments/name/nightly/nightly")
-        return found.json()["id"] if found.status_code == 200 else ""
+    def __init__(self, url: str) -> None:
+        self.prefect = PrefectApi(url)
+        awaited(lambda: self.prefect.deployed("nightly"))
+        self.run = self.prefect.start("nightly")
 
     def state(self) -> str:
-        return self.prefect.get(f"flow_runs/{self.run}").json()["state_type"]
+        return self.prefect.run(self.run)["state_type"]
 
     def mark(self, state: str) -> None:
-        asked = {"state": {"type": state}, "force": True}
-        self.prefect.post(f"flow_runs/{self.run}/set_state", json=asked).raise_for_status()
+        self.prefect.post(f"flow_runs/{self.run}/set_state", state={"type": state}, force=True)
 
 
 def test_cancelled_from_prefect_it_ends_and_nothing_is_half_promoted(shop, alone, tmp_path):
     home = tmp_path / "home"
     (tmp_path / "prefect").mkdir()
-    with servers.prefect(tmp_path / "prefect", services=True) as url, httpx.Client(base_url=url, timeout=30) as prefect:
+    with servers.prefect(tmp_path / "prefect", services=True) as url:
         with served(shop, home, url, LONG):
-            night = Asked(prefect)
+            night = Asked(url)
             awaited(lambda: list(home.glob("store/objects/build/*")))
             night.mark("CANCELLING")
             awaited(lambda: night.state() == "CANCELLED")
@@ -172,9 +167,9 @@ def test_a_night_that_prefect_holds_for_crashed_promotes_nothing_and_the_next_on
     """As where a machine slept through the heartbeats of its run."""
     home = tmp_path / "home"
     (tmp_path / "prefect").mkdir()
-    with servers.prefect(tmp_path / "prefect", services=True) as url, httpx.Client(base_url=url, timeout=30) as prefect:
+    with servers.prefect(tmp_path / "prefect", services=True) as url:
         with served(shop, home, url, list(KNOBS)):
-            night = Asked(prefect)
+            night = Asked(url)
             awaited(lambda: list(home.glob("store/objects/build/*")))
             night.mark("CRASHED")
             awaited(lambda: rows(home, "SELECT 1 FROM runs WHERE name LIKE 'nightly%' AND status = 'FAILED'"))

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from benchmarks.promotions import stock
@@ -23,7 +22,8 @@ from tasks.adapters.servers import Ports, serving
 from tasks.adapters.settings import Settings
 from tasks.approval import Question, ask, awaited_by
 from tasks.workshop import Workshop
-from tests import fork_server
+from tests import fork_server, new_databases
+from tests.prefect_api import PrefectApi
 
 ROOT = Path(__file__).parents[2]
 RECSYS = Path(sys.executable).with_name("recsys")
@@ -52,34 +52,12 @@ for question in expire_waiting(Workshop.here(), datetime.fromisoformat(sys.argv[
 """
 
 
-class Prefect:
-    """The home's Prefect, by its API."""
-
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=30)
-
-    def post(self, path: str, **body: Any) -> Any:
-        """Asked again while its database is locked, as Prefect's own client does."""
-        for _ in range(20):
-            reply = self.http.post(path, json=body)
-            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(0.5)
-        return reply.raise_for_status().json()
-
-    def deployed(self, name: str) -> bool:
-        return self.http.get(f"deployments/name/{name}/{name}").status_code == 200
-
-    def start(self, flow: str, **parameters: Any) -> str:
-        deployment = self.http.get(f"deployments/name/{flow}/{flow}").json()["id"]
-        return self.post(f"deployments/{deployment}/create_flow_run", parameters=parameters)["id"]
-
-    def state(self, run: str) -> dict[str, Any]:
-        return self.http.get(f"flow_runs/{run}").json()["state"]
+class Prefect(PrefectApi):
+    """The home's Prefect, and what is waited for in it."""
 
     def wait(self, run: str, *types: str, seconds: float = 240) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
-        while (state := self.state(run))["type"] not in types:
+        while (state := self.run(run)["state"])["type"] not in types:
             assert state["type"] not in ("FAILED", "CRASHED", "CANCELLED"), (state, self.log(run))
             assert time.monotonic() < deadline, (state, self.log(run))
             time.sleep(0.3)
@@ -123,6 +101,7 @@ def settings(tmp_path_factory):
             del os.environ[name]
     os.environ.update(RECSYS_THREADS="1", OMP_NUM_THREADS="1", PREFECT_RUNNER_POLL_FREQUENCY="1")
     settings = Settings.from_environment(tmp_path_factory.mktemp("home")).prepare().export()
+    new_databases.prefect(settings.prefect)
     try:
         with serving(settings, Ports()):
             settings.export()
@@ -256,7 +235,7 @@ def test_a_night_puts_a_hand_moved_alias_right_and_judges_a_champion_of_which_no
     """Champion 1 is tonight's candidate byte by byte; somebody took its alias and the tag of its verdict away."""
     workshop.registry.set_alias(STUDENT, "champion", None)
     workshop.registry.client.delete_model_version_tag(STUDENT, "1", "recsys.verdict")
-    parameters = prefect.http.get(f"flow_runs/{night}").json()["parameters"]
+    parameters = prefect.run(night)["parameters"]
     again = prefect.start("nightly", **parameters)
     prefect.wait(again, "COMPLETED")
     prefect.wait_for_word(again, "the alias champion was moved by hand from 1 to nothing: put back")

@@ -8,12 +8,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 
 from recsys.config import NightConfig
@@ -22,6 +21,7 @@ from recsys.synthetic import shop
 from tasks.adapters.daemon import marked
 from tasks.adapters.settings import Settings
 from tasks.adapters.supervisor import standing
+from tests.prefect_api import PrefectApi
 from tests.servers import free_port
 
 RECSYS = str(Path(sys.executable).with_name("recsys"))
@@ -57,6 +57,7 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.home, self.folder, self.ports = folder / "home", folder, (free_port(), free_port())
         self.settings = Settings.from_environment(self.home)
+        self.api = PrefectApi(f"http://127.0.0.1:{self.ports[0]}/api")
 
     def up(self, *options: object) -> str:
         done = recsys("up", "--home", self.home, *options)
@@ -68,22 +69,8 @@ class Installation:
         ports = ("--prefect-port", self.ports[0], "--mlflow-port", self.ports[1])
         return self.up(*place, *ports, "--timezone", "Europe/Berlin")
 
-    def api(self, path: str, body: object = None, method: str = "POST") -> object:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[0]}/api{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            text = reply.read()
-        return json.loads(text) if text else None
-
-    def deployment(self, name: str) -> dict:
-        return self.api(f"/deployments/name/{name}/{name}", method="GET")
-
     def runs(self, name: str) -> list[dict]:
-        return self.api("/flow_runs/filter", {"deployments": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC"})
+        return self.api.post("flow_runs/filter", deployments={"name": {"any_": [name]}}, sort="START_TIME_DESC")
 
     def servers(self) -> dict:
         return json.loads(self.settings.servers_file.read_text())
@@ -123,7 +110,7 @@ def up(place, first_words):
 def each_minute(up):
     """A schedule of one minute beside the monitor's own."""
     every = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True, "slug": "each-minute"}
-    up.api(f"/deployments/{up.deployment('monitor')['id']}/schedules", [every])
+    up.api.schedule("monitor", every)
     return datetime.now(UTC)
 
 
@@ -131,10 +118,10 @@ def each_minute(up):
 def night(up, each_minute):
     """A night started as the form starts it: whole sections, one of them edited."""
     config = resolve("quick", SMALL).model_dump(mode="json")
-    parameters = {**up.deployment("nightly")["parameters"], **config}
+    parameters = {**up.api.deployment("nightly")["parameters"], **config}
     parameters["teacher"]["dropout"] = 0.125
-    run = up.api(f"/deployments/{up.deployment('nightly')['id']}/create_flow_run", {"parameters": parameters})
-    ended = wait_until(lambda: over(up.api(f"/flow_runs/{run['id']}", method="GET")))
+    run = up.api.start("nightly", **parameters)
+    ended = wait_until(lambda: over(up.api.run(run)))
     assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
     return ended
 
@@ -146,7 +133,7 @@ def over(run: dict) -> dict | None:
 def test_up_says_where_it_is_and_proves_when_each_schedule_fires(up, first_words):
     assert f"http://127.0.0.1:{up.ports[0]}" in first_words
     assert f"http://127.0.0.1:{up.ports[1]}" in first_words
-    scheduled = {each["name"] for each in up.api("/deployments/filter", {}) if each["schedules"]}
+    scheduled = {each["name"] for each in up.api.post("deployments/filter") if each["schedules"]}
     assert scheduled == {"nightly", "refresh-teacher", "score", "monitor", "housekeeping"}
     for name in scheduled:
         (line,) = [line for line in first_words.splitlines() if line.startswith(f"{name} ") and "next" in line]
@@ -163,7 +150,7 @@ def test_a_night_is_scheduled_at_four_by_the_shops_clock(up):
 
 def test_the_deployments_are_for_this_shop(up):
     for name in ("nightly", "refresh-teacher", "monitor"):
-        deployed = up.deployment(name)
+        deployed = up.api.deployment(name)
         assert deployed["parameters"]["source"]["events"] == str(up.folder / "events.parquet")
         assert deployed["enforce_parameter_schema"] is True
         assert deployed["global_concurrency_limit"]["limit"] == 1
@@ -172,7 +159,7 @@ def test_the_deployments_are_for_this_shop(up):
 
 
 def test_the_form_has_title_help_bounds_and_choices(up):
-    schema = up.deployment("nightly")["parameter_openapi_schema"]
+    schema = up.api.deployment("nightly")["parameter_openapi_schema"]
     assert set(NightConfig.model_fields) < set(schema["properties"])
     for section, field in NightConfig.model_fields.items():
         shown = schema["definitions"][field.annotation.__name__]["properties"]
@@ -201,10 +188,10 @@ def test_the_form_has_title_help_bounds_and_choices(up):
 )
 def test_a_wrong_value_is_refused_before_anything_starts(up, deployment, wrong):
     before = {run["id"] for run in up.runs(deployment)}
-    there = up.deployment(deployment)
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        up.api(f"/deployments/{there['id']}/create_flow_run", {"parameters": {**there["parameters"], **wrong}})
-    assert 400 <= refused.value.code < 500
+    there = up.api.deployment(deployment)
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        up.api.start(deployment, **{**there["parameters"], **wrong})
+    assert refused.value.response.is_client_error
     assert {run["id"] for run in up.runs(deployment)} == before
 
 
@@ -269,17 +256,17 @@ def is_ephemeral(pid: int, home: Path) -> bool:
 
 def test_a_second_up_is_harmless_and_keeps_what_people_changed(up):
     before, servers = standing(up.settings), up.servers()
-    score = up.deployment("score")
+    score = up.api.deployment("score")
     (schedule,) = score["schedules"]
-    up.api(f"/deployments/{score['id']}/schedules/{schedule['id']}", {"active": False}, "PATCH")
+    up.api.patch(f"deployments/{score['id']}/schedules/{schedule['id']}", active=False)
     edited = {"monitor": {"window_days": 14}, "source": {"events": "elsewhere.csv"}}
-    up.api(f"/deployments/{up.deployment('monitor')['id']}", {"parameters": edited}, "PATCH")
+    up.api.patch(f"deployments/{up.api.deployment('monitor')['id']}", parameters=edited)
     said = up.up()
     assert "runs at" in said
     assert standing(up.settings) == before
     assert up.servers() == servers
-    assert up.deployment("score")["schedules"][0]["active"] is False
-    monitor = up.deployment("monitor")
+    assert up.api.deployment("score")["schedules"][0]["active"] is False
+    monitor = up.api.deployment("monitor")
     assert monitor["parameters"]["monitor"] == {"window_days": 14}
     assert monitor["parameters"]["source"]["events"] == str(up.folder / "events.parquet"), "the home remembers its shop"
     assert {schedule["slug"] for schedule in monitor["schedules"]} == {"hourly", "each-minute"}
@@ -316,8 +303,8 @@ def is_worker(pid: int) -> bool:
 
 def test_after_the_supervisor_was_killed_up_starts_anew_on_the_same_ports(up):
     """Its servers and worker live on without it; two of a kind would hold ports and databases twice."""
-    housekeeping = up.deployment("housekeeping")["id"]
-    begun = up.api(f"/deployments/{housekeeping}/create_flow_run", {"state": {"type": "RUNNING"}})
+    housekeeping = up.api.deployment("housekeeping")["id"]
+    begun = up.api.post(f"deployments/{housekeeping}/create_flow_run", state={"type": "RUNNING"})
     os.kill(standing(up.settings).pid, signal.SIGKILL)
     wait_until(lambda: standing(up.settings) is None)
     orphans = set(marked(up.settings))
@@ -327,7 +314,7 @@ def test_after_the_supervisor_was_killed_up_starts_anew_on_the_same_ports(up):
     for command in ("prefect server start", "mlflow server", "prefect worker start"):
         assert len([line for line in running(up.settings) if f"-m {command}" in line]) == 1, command
     assert up.servers()["prefect"]["url"] == f"http://127.0.0.1:{up.ports[0]}/api"
-    ended = up.api(f"/flow_runs/{begun['id']}", method="GET")["state"]["type"]
+    ended = up.api.run(begun["id"])["state"]["type"]
     assert ended == "CRASHED", "it would hold its deployment's only slot"
 
 
