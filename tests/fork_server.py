@@ -197,6 +197,7 @@ def import_everything() -> None:
 
     Settings.export = exported  # type: ignore[method-assign]
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # as in conftest.py
 
 
 def with_new_databases() -> None:

@@ -77,11 +77,12 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def played(place) -> dict[str, list[dict]]:
+def played(place, orchestrator) -> dict[str, list[dict]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
     source = {"events": str(place / "events.parquet"), "items": str(place / "items.parquet")}
     words = ["-c", DRIVE, str(place / "home"), json.dumps(source), json.dumps(SMALL)]
     environment = {**kept, "HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment |= orchestrator
     done = fork_server.run(words, environment, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
