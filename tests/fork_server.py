@@ -4,7 +4,7 @@
 
 Half of what a short night costs is importing Prefect, MLflow, Great Expectations and torch. A child of this process
 is like any other (pid, environment, folder, exit code, what is done at its end), but torch has counted its threads
-already. onnxruntime is not imported here: it starts a thread then, which a fork would lose.
+already.
 """
 
 import array
@@ -28,9 +28,11 @@ from typing import NoReturn
 
 IMPORTED = (
     "torch._dynamo", "safetensors.torch", "pandas", "pyarrow.dataset", "scipy.sparse", "scipy.stats", "duckdb", "onnx", "optuna",
-    "transformers", "great_expectations", "matplotlib.pyplot", "alembic.command", "mlflow.pyfunc",
+    "transformers.models.bert.modeling_bert", "accelerate", "great_expectations", "matplotlib.backends.backend_svg",
+    "graphviz", "alembic.command", "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "prefect.server.api.server", "prefect.flow_engine", "prefect.artifacts", "rich.live", "rich.markdown", "typer",
+    "flows.cli.app", "flows.nightly", "flows.monitor", "flows.score", "flows.promote", "flows.rollback", "flows.housekeeping",
 )  # fmt: skip
 OURS = ("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_", "TMPDIR")
 ROOT = Path(__file__).parents[1]
@@ -186,7 +188,6 @@ def import_everything() -> None:
     Settings.from_environment(Path(tempfile.mkdtemp())).prepare().export()
     for name in IMPORTED:
         importlib.import_module(name)
-    assert "onnxruntime" not in sys.modules
     with_new_databases()
     export = Settings.export
 

@@ -6,7 +6,7 @@ import sqlite3
 
 from tasks.adapters.tracking import NIGHT
 from tasks.workshop import Workshop
-from tests import fork_server
+from tests import fork_server, servers
 
 MANY_RUNS = """
 import sys
@@ -42,9 +42,9 @@ print(housekeeping(RetentionConfig(nights=1, days=0, runs_days=30)).model_dump_j
 """
 
 
-def child(home, script: str) -> str:
+def child(home, script: str, prefect: str) -> str:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
-    environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**kept, "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "PREFECT_API_URL": prefect}
     done = fork_server.run(["-c", script, home], environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -60,10 +60,11 @@ def test_old_runs_go_and_the_rest_is_tidied(released):
     workshop = Workshop.of(released.settings)
     dead = workshop.tracking.client.create_run(workshop.tracking.experiment_id, tags={NIGHT: "of a process that died"})
     yours = workshop.tracking.client.create_run(workshop.tracking.experiment_id, run_name="yours")
-    child(home, MANY_RUNS)
-    assert (counted(home, "flow_run"), counted(home, "artifact")) == (7, 7)
-    (home / "store" / "bad" / "evidence").write_text("x" * 1000)
-    tidied = json.loads(child(home, HOUSEKEEPING).strip().splitlines()[-1])
+    with servers.prefect(released.settings.prefect) as prefect:
+        child(home, MANY_RUNS, prefect)
+        assert (counted(home, "flow_run"), counted(home, "artifact")) == (7, 7)
+        (home / "store" / "bad" / "evidence").write_text("x" * 1000)
+        tidied = json.loads(child(home, HOUSEKEEPING, prefect).strip().splitlines()[-1])
     assert tidied["runs"] == 6
     assert tidied["closed"] == 1
     assert tidied["freed"] >= 1000

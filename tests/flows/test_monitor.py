@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.synthetic import shop
-from tests import fork_server
+from tests import fork_server, servers
 
 CUT, LATER = "2024-02-20", "2024-02-27"
 KNOBS = [
@@ -55,8 +55,8 @@ print(publish(Workshop.of(settings), 10, lambda done: None).scores.name)
 """
 
 
-def python(code: str, *arguments: str) -> list[str]:
-    return [line for line in run(["-c", code, *arguments]).splitlines() if line]
+def python(code: str, *arguments: str, **more: str) -> list[str]:
+    return [line for line in run(["-c", code, *arguments], **more).splitlines() if line]
 
 
 def run(words: list[str], **more: str) -> str:
@@ -114,7 +114,9 @@ def looks(home, place) -> dict[str, dict]:
         "refused": ["monitor", "--set", "monitor.decoy=1"],
         "status": ["status"],
     }
-    said = python(LOOKS, str(home), json.dumps(list(asked.values())), json.dumps(list(commands.values())))
+    words = (json.dumps(list(each.values())) for each in (asked, commands))
+    with servers.prefect(home / "prefect") as url:
+        said = python(LOOKS, str(home), *words, PREFECT_API_URL=url)
     told = [json.loads(line) for line in said if line.startswith("{")]
     for each in told[: len(asked)]:
         each["seen"] = json.loads(Path(each["report"]).with_suffix(".json").read_text())

@@ -29,7 +29,7 @@ from tasks.adapters.store import Recipe
 from tasks.adapters.vault import Vault
 from tasks.batch_scores import BatchScores, newest, publish
 from tasks.workshop import Workshop
-from tests import fork_server
+from tests import fork_server, new_databases
 from tests.faults.tracer import Call, Then, possible, traced
 from tests.tasks.adapters.test_killed import alone
 
@@ -270,6 +270,7 @@ print(sorted(artifacts))
 print(first.model_dump_json())
 """
     cluster = {"RECSYS_EXECUTOR": "dask://local"} if importlib.util.find_spec("distributed") else {}
+    new_databases.prefect(settings.prefect)
     done = fork_server.run(["-c", program, settings.home], {**outside(), **cluster})
     assert done.returncode == 0, done.stderr[-3000:]
     page, keys, scores = done.stdout.splitlines()[-3:]
