@@ -19,9 +19,12 @@ from tasks.adapters.store import Store
 from tests import new_databases
 from tests.postgres import Postgres, binaries
 
-gc.set_threshold(50_000, 20, 20)  # imports are a million objects, which the default looks through again and again
+gc.set_threshold(
+    50_000, 20, 20
+)  # as every_python does: imports are a million objects, which the default looks through again and again
 
 DATA = Path(__file__).with_name("data")
+EVERY_PYTHON = Path(__file__).with_name("every_python")
 LONGEST = (
     "browser/", "flows/test_nightly.py", "flows/test_planning.py", "tasks/test_checkup.py", "flows/cli/test_up.py",
     "flows/cli/test_backfill.py", "flows/test_promote.py", "flows/test_monitor.py", "flows/test_turns.py", "flows/",
@@ -40,6 +43,8 @@ class Scheduling(LoadFileScheduling):
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         new_databases.begin()
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(EVERY_PYTHON), str(DATA.parents[1]), before)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -67,7 +67,8 @@ class Shop:
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """A stranger's, with the shop's key."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_", "XDG_"))}
-        own = {"HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        own = {"HOME": "/proc/nobody", "RECSYS_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
         return {**kept, **own, "RECSYS_VAULT_KEY": str(self.folder / "key"), **(more or {})}
 
 

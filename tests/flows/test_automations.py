@@ -17,8 +17,6 @@ import pytest
 from tests import fork_server, new_databases, servers
 from tests.prefect_api import PrefectApi
 
-ROOT = Path(__file__).parents[2]
-
 DEPLOYED = """
 from prefect import flow
 
@@ -95,12 +93,7 @@ class Prefect:
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
         }
-        self.environment = {
-            **server,
-            "PREFECT_API_URL": self.url,
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-            "PYTHONPATH": str(ROOT),
-        }
+        self.environment = {**server, "PREFECT_API_URL": self.url, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         with (folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(

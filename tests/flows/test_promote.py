@@ -105,9 +105,8 @@ def settings(tmp_path_factory):
     try:
         with serving(settings, Ports()):
             settings.export()
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             log = (settings.temp / "runner.log").open("w")
-            runner = subprocess.Popen([sys.executable, "-c", SERVED], cwd=ROOT, env=environment, stdout=log, stderr=log)
+            runner = subprocess.Popen([sys.executable, "-c", SERVED], cwd=ROOT, stdout=log, stderr=log)
             yield settings
             runner.terminate()
             runner.wait(30)

@@ -1,7 +1,6 @@
 """The vault's key is changed: users keep their names, the forgotten stay so, of the old tokens nothing is left; killed, it is finished."""
 
 import dataclasses
-import os
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from tasks.workshop import Workshop
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 USERS = [f"user-{number:06}" for number in range(120)]
-ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -131,8 +129,7 @@ def test_killed_it_leaves_one_key_with_its_users_and_is_finished_by_the_same_com
     forget_users(workshop, USERS[:1])
     old = vault_of(workshop)
     tokens, old_key = [old.door.token(user) for user in USERS], settings.vault_key.read_bytes()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    died = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), at], env=environment, check=False)
+    died = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), at], check=False)
     assert died.returncode == 9
     over = at in ("wipe", "settle")
     assert settings.vault_key.read_bytes() == old_key
@@ -152,8 +149,7 @@ def test_killed_it_leaves_one_key_with_its_users_and_is_finished_by_the_same_com
 def test_killed_at_its_last_steps_whoever_opens_the_vault_finishes_it(workshop, at):
     settings = workshop.settings
     tokens = [vault_of(workshop).door.token(user) for user in USERS]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", KILLED, str(settings.home), at], env=environment, check=False)
+    subprocess.run([sys.executable, "-c", KILLED, str(settings.home), at], check=False)
     assert named(vault_of(workshop)) == set(USERS)
     assert not next_to(settings.vault_key).exists()
     assert names_somebody(settings.vault, tokens) == []

@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,6 @@ from tasks.adapters.ledger import Entry, Ledger, Record, fold
 from tasks.adapters.registry import Registry
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import Tracking
-
-ROOT = Path(__file__).parents[3]
 
 
 def texts(*entries: tuple[str, int, int]) -> list[tuple[int, str]]:
@@ -361,11 +358,8 @@ print(json.dumps(told))
 
 
 def test_of_racing_promotions_none_replaces_a_champion_it_never_saw(ledger):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", RACER, str(ledger.settings.home), ledger.model]
-    racers = [
-        subprocess.Popen([*command, f"racer {n}"], env=environment, text=True, stdout=subprocess.PIPE) for n in range(4)
-    ]
+    racers = [subprocess.Popen([*command, f"racer {n}"], text=True, stdout=subprocess.PIPE) for n in range(4)]
     told = [turn for racer in racers for turn in json.loads(racer.communicate()[0])]
     chain = ledger.chain()
     won = sorted((expected, to) for did, expected, to in told if did)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from sqlalchemy import event
@@ -17,8 +16,6 @@ from tasks.adapters import connection
 from tasks.adapters.connection import Client
 from tasks.adapters.settings import Settings
 from tasks.adapters.tracking import EXPERIMENT, Tracking
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +41,9 @@ def in_processes(settings: Settings, code: str, count: int) -> list[subprocess.C
         "from tasks.adapters.tracking import Tracking\n"
         "tracking = Tracking(Settings.from_environment(pathlib.Path(sys.argv[1])))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", start + code, str(settings.home)]
     running = [
-        subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(count)
+        subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(count)
     ]
     return [subprocess.CompletedProcess(command, p.wait(), *p.communicate()) for p in running]
 
