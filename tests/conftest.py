@@ -19,9 +19,7 @@ from tasks.adapters.store import Store
 from tests import new_databases
 from tests.postgres import Postgres, binaries
 
-gc.set_threshold(
-    50_000, 20, 20
-)  # as every_python does: imports are a million objects, which the default looks through again and again
+gc.set_threshold(50_000, 20, 20)  # as tests/every_python does, for a run without processes of xdist's
 
 DATA = Path(__file__).with_name("data")
 EVERY_PYTHON = Path(__file__).with_name("every_python")

@@ -198,7 +198,6 @@ def import_everything() -> None:
 
     Settings.export = exported  # type: ignore[method-assign]
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)  # as in conftest.py
 
 
 def with_new_databases() -> None:

@@ -15,6 +15,8 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from tests.fork_server import OURS
+
 PLACE = "TESTS_NEW_DATABASES"
 """The variable that names the folder where they are, for all processes of a run. Without it nothing is laid anywhere."""
 
@@ -72,11 +74,7 @@ def _made(made: Path, program: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             draft = made.with_suffix(".draft")
-            bare = {
-                key: value
-                for key, value in os.environ.items()
-                if not key.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))
-            }
+            bare = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
             home = {"PREFECT_HOME": str(made.parent / "home"), "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
             words = [sys.executable, "-c", program, str(draft)]
             done = subprocess.run(words, env=bare | home, cwd=ROOT, capture_output=True, text=True)

@@ -16,13 +16,6 @@ class PrefectApi:
         """`url` ends with /api."""
         self.http = httpx.Client(base_url=url, timeout=60)
 
-    def answers(self) -> bool:
-        """Whether it is up."""
-        try:
-            return self.http.get("health").is_success
-        except httpx.TransportError:
-            return False
-
     def get(self, path: str) -> Any:
         return self._asked(lambda: self.http.get(path))
 

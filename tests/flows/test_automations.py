@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fork_server, new_databases, servers
+from tests import fork_server, servers
 from tests.prefect_api import PrefectApi
 
 DEPLOYED = """
@@ -78,28 +78,13 @@ run_flow(sleeper, flow_run=run)
 
 
 class Prefect:
-    """A server of its own."""
+    """A server of its own, and what is run beside it."""
 
-    def __init__(self, folder: Path) -> None:
-        new_databases.prefect(folder)
-        port = servers.free_port()
+    def __init__(self, url: str, folder: Path) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "PREFECT_", "MLFLOW_"))}
-        self.url, self.folder = f"http://127.0.0.1:{port}/api", folder
-        self.api = PrefectApi(self.url)
-        server = {
-            **kept,
-            "PREFECT_HOME": str(folder),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        self.environment = {**server, "PREFECT_API_URL": self.url, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        with (folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=server, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        until(self.api.answers, 120)
+        self.api, self.folder = PrefectApi(url), folder
+        places = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        self.environment = {**kept, **places, "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
     def run(self, script: str, *words: str) -> str:
         done = fork_server.run(["-c", script, *words], self.environment, cwd=self.folder, timeout=120)
@@ -122,10 +107,9 @@ def until(happened: Callable[[], object], seconds: float):
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory) -> Iterator[Prefect]:
-    server = Prefect(tmp_path_factory.mktemp("prefect"))
-    yield server
-    os.killpg(server.process.pid, signal.SIGKILL)
-    server.process.wait()
+    folder = tmp_path_factory.mktemp("prefect")
+    with servers.prefect(folder, services=True) as url:
+        yield Prefect(url, folder)
 
 
 class Sinks:
